@@ -1,0 +1,53 @@
+// Generated: python -m pyllmdecode.tables > csrc/common/tables.h. Edit pyllmdecode/tables.py instead.
+#pragma once
+#include <cstdint>
+
+namespace pld {
+
+constexpr float kMassC0 = 0x1.0000000000000p+0f;
+constexpr float kMassC1 = 0x1.62e42a0000000p-1f;
+constexpr float kMassC2 = 0x1.ebf9c00000000p-3f;
+constexpr float kMassC3 = 0x1.c6b7520000000p-5f;
+constexpr float kMassC4 = 0x1.3cea8c0000000p-7f;
+constexpr float kMassC5 = 0x1.5bba6e0000000p-10f;
+
+constexpr int kMassBits = 40;
+constexpr int kMassMinExponent = -41;
+constexpr int kTopPBits = 32;
+constexpr int kPhiloxRounds = 10;
+constexpr uint64_t kStreamDraw = 0;
+constexpr int32_t kNanLogits = 1;
+constexpr int32_t kEmptyRow = 2;
+constexpr int32_t kBadHistoryId = 4;
+constexpr int64_t kMaxVocab = 4194304;
+constexpr uint32_t kPhiloxM0 = 0xd2511f53u;
+constexpr uint32_t kPhiloxW0 = 0x9e3779b9u;
+constexpr uint32_t kPhiloxM1 = 0xcd9e8d57u;
+constexpr uint32_t kPhiloxW1 = 0xbb67ae85u;
+constexpr uint64_t kNoTopP = 0xffffffffffffffffull;
+
+// The parameters of one row, as Python packs them.
+struct RowParams {
+  uint64_t seed;  // key of the random stream
+  uint64_t top_p;  // round(top_p * 2^32); NO_TOP_P: off
+  double temperature;  // 0: greedy
+  int64_t bias_begin;  // pairs (id, bits of the float32 bias)
+  int64_t allowed_begin;  // ids; allowed_count -1: every token is allowed
+  int64_t bad_words_begin;  // sequences, each: length, then its ids
+  int64_t eos_begin;  // ids
+  int32_t bias_count;  // pairs
+  int32_t allowed_count;  // ids, or -1
+  int32_t bad_words_count;  // sequences
+  int32_t eos_count;  // ids
+  float scale;  // float32(log2(e) / temperature), finite
+  float repetition_penalty;  // 1: off
+  float presence_penalty;  // 0: off
+  float frequency_penalty;  // 0: off
+  float min_p_log2;  // float32(log2(min_p)); -inf: off
+  int32_t top_k;  // 0: off
+  int32_t ngram;  // no_repeat_ngram_size; 0: off
+  int32_t min_new_tokens;
+};
+static_assert(sizeof(RowParams) == 104);
+
+}  // namespace pld

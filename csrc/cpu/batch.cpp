@@ -1,0 +1,119 @@
+#include "batch.h"
+
+#include "../common/philox.h"
+#include "dispatch.h"
+#include "scratch.h"
+#include "threads.h"
+
+namespace pld {
+namespace {
+
+constexpr int64_t kElementBytes[] = {4, 2, 2};  // by DType
+
+const void* row_of(const Logits& logits, int64_t row) {
+  return static_cast<const char*>(logits.data) + row * logits.stride * kElementBytes[int(logits.dtype)];
+}
+
+// The row's history as this thread keeps it for the kernels: int32, ids outside the vocabulary as -1.
+template <class Id>
+History convert(const Id* ids, int64_t length, bool padded, int64_t vocab, bool& bad) {
+  if (padded)
+    while (length > 0 && ids[length - 1] == -1) --length;
+  int32_t* tokens = thread_history(length);
+  bool outside = false;
+  for (int64_t i = 0; i < length; ++i) {
+    const bool inside = ids[i] >= 0 && ids[i] < vocab;
+    tokens[i] = inside ? int32_t(ids[i]) : -1;
+    outside |= !inside;
+  }
+  bad = outside;
+  return {tokens, length, length, nullptr, nullptr, 0};
+}
+
+RowInput input_of(const Logits& logits, const Requests& requests, int64_t row, bool& bad) {
+  RowInput in{row_of(logits, row), logits.dtype, logits.vocab, &requests.params[requests.shared ? 0 : row],
+              requests.lists,      {}};
+  const int64_t begin = requests.begins[row], length = requests.lengths[row];
+  in.history = requests.id_bytes == 4
+                   ? convert(static_cast<const int32_t*>(requests.history) + begin, length, requests.padded, in.vocab, bad)
+                   : convert(static_cast<const int64_t*>(requests.history) + begin, length, requests.padded, in.vocab, bad);
+  if (requests.prompt_lengths) in.history.prompt_length = requests.prompt_lengths[row];
+  return in;
+}
+
+RowResult result_of(const Outputs& out, int64_t row) {
+  RowResult result{};
+  if (out.top) {
+    result.top_ids = out.top_ids + row * out.top;
+    result.top_logprobs = out.top_logprobs + row * out.top;
+  }
+  return result;
+}
+
+void write(const Outputs& out, int64_t row, const RowResult& result, int32_t history_status) {
+  out.token_ids[row] = result.token;
+  out.kept[row] = result.kept;
+  out.status[row] = result.status | history_status;
+  if (out.logprobs) out.logprobs[row] = result.logprob;
+}
+
+}  // namespace
+
+void sample(const Logits& logits, const Requests& requests, const Outputs& out, int threads) {
+  const RowKernels& k = kernels();
+  parallel_for(logits.rows, threads, [&](int64_t row) {
+    const IeeeArithmetic ieee;
+    bool bad = false;
+    const RowInput in = input_of(logits, requests, row, bad);
+    Scratch& scratch = thread_scratch(in.vocab, in.history.length);
+    const uint64_t position = requests.positions ? uint64_t(requests.positions[row]) : uint64_t(in.history.length);
+    const uint64_t bits =
+        requests.uniforms ? requests.uniforms[row] : random_bits(in.params->seed, position, kStreamDraw);
+    RowResult result = result_of(out, row);
+    k.sample_step(in, {bits, out.mode, out.top}, scratch, result);
+    write(out, row, result, bad ? kBadHistoryId : 0);
+  });
+}
+
+void process_logits(const Logits& logits, const Requests& requests, float* out, int64_t out_stride, int threads) {
+  const RowKernels& k = kernels();
+  parallel_for(logits.rows, threads, [&](int64_t row) {
+    const IeeeArithmetic ieee;
+    bool bad = false;
+    const RowInput in = input_of(logits, requests, row, bad);
+    k.process_logits(in, thread_scratch(in.vocab, in.history.length), out + row * out_stride);
+  });
+}
+
+void step(const Logits& logits, const Slots& state, const int64_t* slots, const uint64_t* uniforms, const Outputs& out,
+          int threads) {
+  const RowKernels& k = kernels();
+  parallel_for(logits.rows, threads, [&](int64_t row) {
+    const IeeeArithmetic ieee;
+    const int64_t slot = slots[row], start = slot * state.max_length;
+    int32_t *tokens = state.tokens + start, *distinct = state.distinct + start, *counts = state.counts + start;
+    int64_t &length = state.lengths[slot], &num_distinct = state.num_distinct[slot];
+    const RowParams& params = state.params[slot];
+    const RowInput in{row_of(logits, row),
+                      logits.dtype,
+                      logits.vocab,
+                      &params,
+                      state.lists[slot],
+                      {tokens, length, state.prompt_lengths[slot], distinct, counts, num_distinct}};
+    const uint64_t bits = uniforms ? uniforms[row] : random_bits(params.seed, uint64_t(length), kStreamDraw);
+    RowResult result = result_of(out, row);
+    k.sample_step(in, {bits, out.mode, out.top}, thread_scratch(in.vocab, length), result);
+    write(out, row, result, state.status[slot]);
+    if (result.token < 0) return;
+    const int32_t token = int32_t(result.token);
+    tokens[length++] = token;
+    const int64_t place = k.find(distinct, num_distinct, token);
+    if (place == num_distinct) {
+      distinct[num_distinct] = token;
+      counts[num_distinct++] = 0;
+    }
+    ++counts[place];
+  });
+}
+
+}  // namespace pld

@@ -1,0 +1,56 @@
+#include "dispatch.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+namespace pld {
+namespace {
+
+std::atomic<const RowKernels*> chosen{nullptr};
+
+const RowKernels* find_kernels(const std::string& name) {
+  for (const RowKernels* k : available_kernels())
+    if (name == k->name) return k;
+  return nullptr;
+}
+
+std::string names() {
+  std::string text;
+  for (const RowKernels* k : available_kernels()) text += (text.empty() ? "" : ", ") + std::string(k->name);
+  return text;
+}
+
+}  // namespace
+
+std::vector<const RowKernels*> available_kernels() {
+  std::vector<const RowKernels*> found{&baseline::kKernels};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool common = __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
+  const bool avx2 = common && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+  if (avx2) found.push_back(&avx2::kKernels);
+  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    found.push_back(&avx512::kKernels);
+#endif
+  return found;
+}
+
+const RowKernels& kernels() {
+  if (const RowKernels* k = chosen.load(std::memory_order_relaxed)) return *k;
+  const char* wanted = std::getenv("PYLLMDECODE_ISA");
+  const RowKernels* k = wanted && *wanted ? find_kernels(wanted) : available_kernels().back();
+  if (!k)
+    throw std::runtime_error("PYLLMDECODE_ISA: got '" + std::string(wanted) + "'; accepted on this machine: " + names());
+  chosen = k;
+  return *k;
+}
+
+void choose_kernels(const std::string& name) {
+  const RowKernels* k = find_kernels(name);
+  if (!k) throw std::invalid_argument("isa: got '" + name + "'; accepted on this machine: " + names());
+  chosen = k;
+}
+
+}  // namespace pld

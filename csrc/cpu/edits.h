@@ -1,0 +1,123 @@
+// Stages 2 to 5: the tokens that biases, penalties and bans concern. They are few, so they are kept beside the row, in a
+// sparse set, and passes over the logits read their places as -inf.
+#pragma once
+
+#include "ngrams.h"
+
+PLD_BEGIN
+
+class Edits {
+ public:
+  Edits(const RowInput& in, Scratch& scratch) : in_(in), s_(scratch) {}
+
+  int64_t size() const { return n_; }
+  const int32_t* ids() const { return s_.ids; }
+  const float* values() const { return s_.edited; }
+  bool allowed_only() const { return allowed_only_; }
+
+  // Finds the tokens. Their values come later, by apply(), when the passes have brought the row into the cache.
+  void collect() {
+    const RowParams& p = *in_.params;
+    const int32_t* lists = in_.lists;
+    if (p.allowed_count >= 0) allow(lists + p.allowed_begin, p.allowed_count);
+    for (int32_t i = 0; i < p.bias_count; ++i) {
+      const int32_t* pair = lists + p.bias_begin + 2 * i;
+      const int64_t e = edit(pair[0]);
+      if (e < 0) continue;
+      s_.edit_flags[e] |= kBiased;
+      s_.bias[e] = bits_to_float(uint32_t(pair[1]));
+    }
+    if (p.repetition_penalty != 1 || p.presence_penalty != 0 || p.frequency_penalty != 0) collect_history();
+    const auto ban = [this](int32_t id) {
+      if (id < 0) return;
+      const int64_t e = edit(id);
+      if (e >= 0) s_.edit_flags[e] |= kBanned;
+    };
+    repeated_ngrams(in_.history, p.ngram, s_.borders, ban);
+    banned_words(in_.history, lists + p.bad_words_begin, p.bad_words_count, ban);
+    if (in_.history.length - in_.history.prompt_length < p.min_new_tokens)
+      for (int32_t i = 0; i < p.eos_count; ++i) ban(lists[p.eos_begin + i]);
+  }
+
+  // The values after stage 5. Every line rounds as the contract says.
+  template <class T>
+  void apply(const T* logits) {
+    const RowParams& p = *in_.params;
+    float* x = s_.edited;
+    for (int64_t i = 0; i < n_; ++i) x[i] = widen(logits[s_.ids[i]]);
+    for (int64_t i = 0; i < n_; ++i) {
+      const uint8_t flags = s_.edit_flags[i];
+      float v = x[i];
+      if (flags & kBiased) v += s_.bias[i];
+      if (flags & kSeen) v = v < 0 ? v * p.repetition_penalty : v / p.repetition_penalty;
+      if (s_.counts[i] > 0) {
+        v = v - p.frequency_penalty * float(s_.counts[i]);
+        v = v - p.presence_penalty;
+      }
+      // NaN: the logit was, or infinities cancelled.
+      x[i] = (flags & kBanned) || v != v ? -infinity() : v;
+    }
+  }
+
+  // Leaves the scratch as the next row wants it.
+  void clear() {
+    if (allowed_only_)
+      for (int64_t w = 0; w < words(); ++w) s_.masked[w] = 0;
+    else
+      for (int64_t i = 0; i < n_; ++i) s_.masked[s_.ids[i] >> 6] = 0;
+  }
+
+ private:
+  enum : uint8_t { kSeen = 1, kBiased = 2, kBanned = 4 };
+
+  int64_t words() const { return (in_.vocab + 63) / 64; }
+  bool is_masked(int32_t id) const { return s_.masked[id >> 6] >> (id & 63) & 1; }
+
+  int64_t append(int32_t id) {
+    s_.slot[id] = int32_t(n_);
+    s_.ids[n_] = id;
+    s_.edit_flags[n_] = 0;
+    s_.counts[n_] = 0;
+    return n_++;
+  }
+
+  // Place of a token among the edited ones, where it is put if need be; -1 for one that is not allowed anyway.
+  int64_t edit(int32_t id) {
+    if (is_masked(id)) {
+      const int32_t e = s_.slot[id];
+      return e >= 0 && e < n_ && s_.ids[e] == id ? e : -1;
+    }
+    s_.masked[id >> 6] |= uint64_t(1) << (id & 63);
+    return append(id);
+  }
+
+  void allow(const int32_t* allowed, int32_t count) {
+    allowed_only_ = true;
+    for (int32_t i = 0; i < count; ++i) edit(allowed[i]);
+    for (int64_t w = 0; w < words(); ++w) s_.masked[w] = ~uint64_t(0);
+  }
+
+  void collect_history() {
+    const History& h = in_.history;
+    if (h.distinct) {
+      for (int64_t i = 0; i < h.num_distinct; ++i) see(h.distinct[i], h.counts[i]);
+      return;
+    }
+    for (int64_t i = 0; i < h.length; ++i)
+      if (h.tokens[i] >= 0) see(h.tokens[i], i >= h.prompt_length);
+  }
+
+  void see(int32_t id, int32_t generated) {
+    const int64_t e = edit(id);
+    if (e < 0) return;
+    s_.edit_flags[e] |= kSeen;
+    s_.counts[e] += generated;
+  }
+
+  const RowInput& in_;
+  Scratch& s_;
+  int64_t n_ = 0;
+  bool allowed_only_ = false;
+};
+
+PLD_END

@@ -1,0 +1,48 @@
+// Stages 1 to 9 of one row written out: x / temperature for the tokens that are kept, -inf for the others.
+#include "row.h"
+
+PLD_BEGIN
+
+namespace {
+
+template <class T>
+void process_logits(const RowInput& in, Scratch& scratch, float* out) {
+  Edits edits(in, scratch);
+  edits.collect();
+  Row<T> row(in, in.params->scale, &edits, scratch);
+  const Interval interval = find_interval(row, *in.params);
+  // Float32 has no positive number below 2^-149 and none above the largest finite one.
+  const double t = in.params->temperature;
+  const float temperature = t == 0 ? 1.0f : t < 0x1p-149 ? 0x1p-149f : t > 0x1.fffffep127 ? 0x1.fffffep127f : float(t);
+  const auto keep = [&](float x) { return x >= interval.low ? x / temperature : -infinity(); };
+  const int64_t chosen = interval.greedy ? row.first_at(interval.low) : -1;
+  for (int64_t tile = 0; tile < row.tiles(); ++tile) {
+    const int64_t begin = tile * kTile, size = in.vocab - begin < kTile ? in.vocab - begin : kTile;
+    float* to = size == kTile ? out + begin : scratch.tile_values;
+    for (int64_t i = 0; i < kTile; i += kLanes) {  // out may be the logits: a vector is read before it is written
+      const Floats x = row.load_masked(tile, i);
+      const Floats kept = x / temperature;
+      const Ints yes = x >= all(interval.low);
+      store(to + i, reinterpret<Floats>((reinterpret<Ints>(kept) & yes) | (reinterpret<Ints>(all(-infinity())) & ~yes)));
+    }
+    if (size < kTile) std::memcpy(out + begin, to, size * sizeof(float));
+  }
+  for (int64_t e = 0; e < edits.size(); ++e) out[edits.ids()[e]] = keep(edits.values()[e]);
+  if (chosen >= 0) {
+    for (int64_t i = 0; i < in.vocab; ++i) out[i] = -infinity();
+    out[chosen] = interval.low;
+  }
+  edits.clear();
+}
+
+}  // namespace
+
+void process_logits_of_any(const RowInput& in, Scratch& scratch, float* out) {
+  switch (in.dtype) {
+    case DType::kFloat32: return process_logits<float>(in, scratch, out);
+    case DType::kFloat16: return process_logits<Float16>(in, scratch, out);
+    case DType::kBFloat16: return process_logits<Bfloat16>(in, scratch, out);
+  }
+}
+
+PLD_END

@@ -1,0 +1,96 @@
+// What passes between the batch loop and the kernels of one row, which are compiled once per instruction set. Plain data:
+// nothing here may become code that the linker shares between instruction sets.
+#pragma once
+
+#include <cstdint>
+
+#include "../common/tables.h"
+
+namespace pld {
+
+enum class DType : int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
+enum class Logprobs : int32_t { kNone = 0, kRaw = 1, kProcessed = 2 };
+
+constexpr int64_t kTile = 1024;  // tokens; a multiple of 64 vectors of every instruction set
+constexpr int64_t kPad = 64;     // elements that vector stores may write beyond an array's end
+
+// The history of one row. Ids outside the vocabulary stand as -1.
+struct History {
+  const int32_t* tokens;
+  int64_t length, prompt_length;
+  // Its distinct tokens with how often each was generated, where somebody keeps them; otherwise null, and they are counted.
+  const int32_t* distinct;
+  const int32_t* counts;
+  int64_t num_distinct;
+};
+
+struct RowInput {
+  const void* logits;
+  DType dtype;
+  int64_t vocab;
+  const RowParams* params;
+  const int32_t* lists;
+  History history;
+};
+
+struct RowRequest {
+  uint64_t bits;  // of the draw
+  Logprobs logprobs;
+  int64_t top;  // how many of the most probable tokens to list
+};
+
+struct RowResult {
+  int64_t token, kept;
+  int32_t status;
+  float logprob;
+  int64_t* top_ids;  // [top], or null
+  float* top_logprobs;
+};
+
+// Working memory of one thread for rows of up to `vocab` tokens. Large but lazily committed: a step touches what it needs.
+// `masked` and `slot` are kept between rows: all bits of `masked` are 0 between rows, `slot` may hold anything.
+struct Scratch {
+  int64_t vocab;         // capacity, a multiple of kTile
+  uint64_t* masked;      // [vocab / 64] tokens that passes over the logits read as -inf
+  uint64_t* unmasked;    // [vocab / 64] zeros
+  int32_t* slot;         // [vocab] where an edited token stands in the arrays below
+  int32_t* ids;          // [vocab] edited tokens,
+  float* edited;         // [vocab] their values after stage 5,
+  float* bias;           // [vocab]
+  int32_t* counts;       // [vocab] how often each was generated,
+  uint8_t* edit_flags;   // [vocab]
+  float* group_maxima;   // [vocab / 64]
+  uint8_t* special;      // [vocab / kTile] tiles that hold a NaN or an infinity
+  uint64_t* tile_mass;   // [vocab / kTile]
+  int64_t* tile_begin;   // [vocab / kTile + 1]
+  float* values;         // [vocab + kPad] candidates in the order of their ids, then edited ones
+  float* bracket;        // [vocab + kPad]
+  uint64_t* bracket_mass;  // [vocab + kPad]
+  float* tile_values;    // [kTile + kPad]
+  uint64_t* tile_masses; // [kTile]
+  float* last_tile;      // [kTile] the last tile's logits of any type, padded
+  int64_t* top_ids;      // [vocab + kPad] twice, for sorting
+  float* top_values;     // [vocab + kPad] twice
+  int32_t* borders;      // [history_capacity] of the n-gram being looked for
+};
+
+struct RowKernels {
+  const char* name;
+  int lanes;
+  void (*sample_step)(const RowInput&, const RowRequest&, Scratch&, RowResult&);
+  void (*process_logits)(const RowInput&, Scratch&, float* out);
+  void (*masses)(const float* x, int64_t n, float maximum, float scale, uint64_t* out);
+  int64_t (*find)(const int32_t* values, int64_t n, int32_t value);  // first place of value, or n
+};
+
+namespace baseline {
+extern const RowKernels kKernels;
+}
+namespace avx2 {
+extern const RowKernels kKernels;
+}
+namespace avx512 {
+extern const RowKernels kKernels;
+}
+
+}  // namespace pld
