@@ -10,7 +10,7 @@
 // Each instruction set's objects compile the same headers under their own namespace: otherwise the linker would keep one
 // copy of an inline function, perhaps the AVX-512 one, for every caller.
 #ifndef PLD_ISA
-#define PLD_ISA baseline
+#define PLD_ISA common
 #endif
 #define PLD_BEGIN    \
   namespace pld {    \

@@ -5,6 +5,17 @@
 #include <stdexcept>
 
 namespace pld {
+
+namespace baseline {
+extern const RowKernels kKernels;
+}
+namespace avx2 {
+extern const RowKernels kKernels;
+}
+namespace avx512 {
+extern const RowKernels kKernels;
+}
+
 namespace {
 
 std::atomic<const RowKernels*> chosen{nullptr};

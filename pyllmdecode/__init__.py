@@ -1,0 +1,27 @@
+"""pyllmdecode: one exact decoding step for language models, from logits to tokens. See README.md and docs/contract.md."""
+
+from . import metrics, reference
+from .api import process_logits, sample
+from .backends import Backend, backends
+from .output import RowError, SampleOutput
+from .params import SamplingParams
+from .sampler import Sampler
+from .tables import BAD_HISTORY_ID, EMPTY_ROW, NAN_LOGITS
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BAD_HISTORY_ID",
+    "EMPTY_ROW",
+    "NAN_LOGITS",
+    "Backend",
+    "RowError",
+    "SampleOutput",
+    "Sampler",
+    "SamplingParams",
+    "backends",
+    "metrics",
+    "process_logits",
+    "reference",
+    "sample",
+]

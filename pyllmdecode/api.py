@@ -1,0 +1,137 @@
+"""The stateless calls: `sample` and `process_logits`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import cpu, inputs, reference
+from .backends import choose
+from .output import SampleOutput, checked
+from .params import SamplingParams
+
+Ids = Tensor | Sequence[Sequence[int] | Tensor]
+
+
+def sample(
+    logits: Tensor,
+    params: SamplingParams | Sequence[SamplingParams],
+    history: Ids | None = None,
+    *,
+    prompt_lengths: Tensor | Sequence[int] | None = None,
+    positions: Tensor | Sequence[int] | None = None,
+    uniforms: Tensor | Sequence[int] | None = None,
+    logprobs: str | None = None,
+    top_logprobs: int = 0,
+    backend: str = "auto",
+    check: bool = False,
+) -> SampleOutput:
+    """Draw one token for every row of logits: penalties, bans, filters and the draw of docs/contract.md.
+
+    logits: [B, V] float32, float16 or bfloat16, V up to 2^22, the tokens of a row adjacent; never modified.
+    params: one SamplingParams for all rows, or B of them.
+    history: the token ids each row has seen, prompt first: [B, L] integers right-padded with -1, or B lists or 1-D tensors.
+    prompt_lengths: [B], how many of them are the prompt (presence and frequency penalties and min_new_tokens look at the
+        rest). None: all.
+    positions: [B], counter of each row's random stream. None: the length of its history. The draw depends on the row's
+        seed, its position and its logits alone, not on its place in a batch, on B, or on the backend.
+    uniforms: [B] 64-bit integers to draw with, instead of Philox4x32-10 at (seed, position).
+    logprobs: "raw" for log-probabilities under the logits as given, "processed" for those under the filtered distribution
+        that was drawn from. None: none.
+    top_logprobs: how many of the most probable tokens to list, of the same distribution (raw where `logprobs` is None).
+    backend: "auto", "reference" or "cpu"; see `backends()`.
+    check: raise RowError where a row's status is not 0. Otherwise bad rows are flagged, and change no other row.
+
+    ValueError or TypeError before anything is computed if an argument is wrong; the message names row and field.
+    """
+    inputs.check_logits(logits)
+    batch, vocab = logits.shape
+    params = inputs.check_params(params, batch, vocab)
+    known = inputs.check_history(history, batch, logits.device)
+    prompts = inputs.check_prompt_lengths(prompt_lengths, known, batch)
+    places = inputs.check_row_integers(positions, "positions", batch)
+    bits = inputs.check_row_integers(uniforms, "uniforms", batch, high=2**64 - 1)
+    top = inputs.check_logprobs(logprobs, top_logprobs)
+    chosen = choose(backend, logits.device)
+    seeds = inputs.draw_seeds(params)
+    if chosen == "cpu":
+        output = cpu.sample_step(logits, params, seeds, known, prompts, places, bits, logprobs, top)
+    else:
+        rows, lengths = _rows(known, batch)
+        places = lengths if places is None else places.tolist()
+        prompts = lengths if prompts is None else prompts.tolist()
+        bits = None if bits is None else bits.tolist()
+        output = reference.sample_step(logits, params, rows, prompts, places, seeds, bits, logprobs, top)
+    return checked(output) if check else output
+
+
+def process_logits(
+    logits: Tensor,
+    params: SamplingParams | Sequence[SamplingParams],
+    history: Ids | None = None,
+    *,
+    prompt_lengths: Tensor | Sequence[int] | None = None,
+    backend: str = "auto",
+    out: Tensor | None = None,
+) -> Tensor:
+    """The logits after penalties, bans, temperature and filters: [B, V] float32, -inf for the tokens that were dropped.
+
+    The softmax of the result is the distribution that `sample` draws from; a greedy row keeps its one token. Arguments and
+    errors as in `sample`. out: float32 [B, V] on the same device, rows adjacent tokens; may be `logits` itself. None: a new
+    tensor.
+    """
+    inputs.check_logits(logits)
+    batch, vocab = logits.shape
+    params = inputs.check_params(params, batch, vocab)
+    known = inputs.check_history(history, batch, logits.device)
+    prompts = inputs.check_prompt_lengths(prompt_lengths, known, batch)
+    if out is not None:
+        _check_out(out, logits)
+    chosen = choose(backend, logits.device)
+    if chosen == "cpu":
+        out = torch.empty(logits.shape) if out is None else out
+        cpu.process_logits(logits, params, known, prompts, out)
+        return out
+    rows, lengths = _rows(known, batch)
+    scores = reference.process_logits(logits, params, rows, lengths if prompts is None else prompts.tolist())
+    return scores if out is None else out.copy_(scores)
+
+
+def _check_out(out: Tensor, logits: Tensor) -> None:
+    inputs.check_logits(out, "out")
+    batch, vocab = logits.shape
+    if out.dtype != torch.float32:
+        raise TypeError(f"out: got dtype {out.dtype}; accepted: torch.float32")
+    if out.shape != logits.shape or out.device != logits.device:
+        raise ValueError(
+            f"out: got shape {list(out.shape)} on {str(out.device)!r}; "
+            f"accepted: {list(logits.shape)} on {str(logits.device)!r}"
+        )
+    if batch > 1 and out.stride(0) < vocab:
+        raise ValueError(f"out: got row stride {out.stride(0)}; accepted: at least {vocab}, so that rows do not overlap")
+    if out.requires_grad:
+        raise ValueError("out: got a tensor that requires grad; accepted: one that does not (call .detach() first)")
+    if _overlap(out, logits) and not (out.data_ptr() == logits.data_ptr() and out.stride(0) == logits.stride(0)):
+        raise ValueError("out: got memory that partly overlaps the logits; accepted: the logits themselves, or other memory")
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    def span(t):
+        begin = t.data_ptr()
+        last = (t.shape[0] - 1) * t.stride(0) + t.shape[1]
+        return begin, begin + last * t.element_size()
+
+    if not len(a):
+        return False
+    (a0, a1), (b0, b1) = span(a), span(b)
+    return a0 < b1 and b0 < a1
+
+
+def _rows(history: inputs.History, batch: int) -> tuple[list[Tensor], list[int]]:
+    """Each row's ids without padding, as the reference takes them, and their lengths."""
+    lengths = inputs.history_lengths(history).tolist()
+    if history.padded:
+        return [history.ids[row, : lengths[row]].to(torch.int64) for row in range(batch)], lengths
+    begins = np.asarray(history.begins).tolist()
+    return [history.ids[begin : begin + n] for begin, n in zip(begins, lengths, strict=True)], lengths

@@ -1,0 +1,64 @@
+"""Which implementations of a decoding step there are, and which of them can run here."""
+
+from dataclasses import dataclass
+
+import torch
+
+try:
+    from . import _cpu
+except ImportError as error:
+    _cpu, _cpu_error = None, error
+
+NAMES = ("reference", "cpu", "triton", "cuda")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Truthy where it can run on this machine; `reason` says in a sentence what it runs on, or why it cannot."""
+
+    available: bool
+    reason: str
+
+    def __bool__(self) -> bool:
+        return self.available
+
+
+def backends() -> dict[str, Backend]:
+    """Name -> Backend, for every backend this version knows of."""
+    return {
+        "reference": Backend(True, "Plain PyTorch, on any device."),
+        "cpu": _native(),
+        "triton": Backend(False, "Not part of this version yet."),
+        "cuda": Backend(False, "Not part of this version yet."),
+    }
+
+
+def choose(name: str, device: torch.device) -> str:
+    """The backend that serves `device` under the name that was asked for; ValueError where none does."""
+    if name == "auto":
+        return "cpu" if device.type == "cpu" and _cpu is not None else "reference"
+    if not isinstance(name, str):
+        raise TypeError(f"backend: got {name!r} ({type(name).__name__}); accepted: 'auto', {_quoted()}")
+    if name not in NAMES:
+        raise ValueError(f"backend: got {name!r}; accepted: 'auto', {_quoted()}")
+    if name == "reference":
+        return name
+    backend = backends()[name]
+    if not backend:
+        raise ValueError(f"backend: {name!r} is not available: {backend.reason}")
+    if device.type != "cpu":
+        raise ValueError(f"backend: {name!r} takes tensors on the CPU; got device {str(device)!r}")
+    return name
+
+
+def _native() -> Backend:
+    if _cpu is None:
+        return Backend(False, f"The native library did not load ({_cpu_error}); build it with 'make build'.")
+    try:
+        return Backend(True, f"Native code for the CPU, instruction set {_cpu.isa()}.")
+    except RuntimeError as error:
+        return Backend(False, f"{error}.")
+
+
+def _quoted() -> str:
+    return ", ".join(repr(name) for name in NAMES)

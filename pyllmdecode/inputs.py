@@ -1,0 +1,194 @@
+"""Checks what a caller passes and brings it into one form for every backend. Nothing here changes an argument."""
+
+import operator
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .params import SamplingParams, check_vocab
+from .tables import MAX_VOCAB
+
+LOGITS_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_ID_DTYPES = (torch.int64, torch.int32)
+_OTHER_ID_DTYPES = (torch.int16, torch.int8, torch.uint8)
+
+
+class History(NamedTuple):
+    """Token ids of all rows, in one tensor: row i is ids[begins[i] : begins[i] + lengths[i]] of its memory."""
+
+    ids: Tensor  # int32 or int64, last dimension contiguous
+    begins: np.ndarray  # int64 [B], in elements
+    lengths: np.ndarray  # int64 [B]
+    padded: bool  # -1s at the end of a row are padding
+
+
+def check_logits(logits, name: str = "logits") -> None:
+    """TypeError or ValueError unless `logits` is a [B, V] tensor that a step can read."""
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"{name}: got {type(logits).__name__}; accepted: a torch.Tensor [B, V]")
+    if logits.dtype not in LOGITS_DTYPES:
+        raise TypeError(f"{name}: got dtype {logits.dtype}; accepted: torch.float32, torch.float16, torch.bfloat16")
+    if logits.dim() != 2:
+        raise ValueError(f"{name}: got shape {list(logits.shape)}; accepted: [B, V]")
+    if not 1 <= logits.shape[1] <= MAX_VOCAB:
+        raise ValueError(f"{name}: got a vocabulary of {logits.shape[1]}; accepted: 1 to {MAX_VOCAB} (2^22)")
+    if logits.shape[1] > 1 and logits.stride(1) != 1:
+        raise ValueError(
+            f"{name}: got stride {logits.stride(1)} between a row's tokens; accepted: 1 (call .contiguous() first)"
+        )
+
+
+def check_params(params, batch: int, vocab: int) -> Sequence[SamplingParams]:
+    """`params` as a sequence of `batch` SamplingParams, whose ids are inside the vocabulary."""
+    if isinstance(params, SamplingParams):
+        check_vocab(params, vocab)
+        return [params] * batch
+    accepted = f"SamplingParams, or a sequence of {batch} of them (one per row)"
+    if isinstance(params, (str, bytes)) or not isinstance(params, Sequence):
+        raise TypeError(f"params: got {type(params).__name__}; accepted: {accepted}")
+    if len(params) != batch:
+        raise ValueError(f"params: got {len(params)} of them; accepted: {accepted}")
+    for row, one in enumerate(params):
+        if not isinstance(one, SamplingParams):
+            raise TypeError(f"row {row}: params: got {type(one).__name__}; accepted: SamplingParams")
+        check_vocab(one, vocab, row)
+    return params
+
+
+def draw_seeds(params: Sequence[SamplingParams]) -> list[int]:
+    """Each row's seed in [0, 2^64); those not given come from torch's default generator."""
+    seeds = [one.seed for one in params]
+    missing = [row for row, seed in enumerate(seeds) if seed is None]
+    if missing:
+        fresh = torch.randint(-(2**63), 2**63 - 1, (len(missing),), dtype=torch.int64).tolist()
+        for row, seed in zip(missing, fresh, strict=True):
+            seeds[row] = seed
+    return [seed % 2**64 for seed in seeds]
+
+
+def check_history(history, batch: int, device: torch.device) -> History:
+    """`history` of a call, checked but for its token ids, which are data."""
+    if history is None:
+        nothing = np.zeros(batch, np.int64)
+        return History(torch.zeros(1, dtype=torch.int64, device=device), nothing, nothing, False)
+    if isinstance(history, Tensor):
+        return _padded_history(history, batch, device)
+    accepted = f"a [B, L] integer tensor, or a sequence of {batch} lists or 1-D integer tensors"
+    if isinstance(history, (str, bytes)) or not isinstance(history, Sequence):
+        raise TypeError(f"history: got {type(history).__name__}; accepted: {accepted}")
+    if len(history) != batch:
+        raise ValueError(f"history: got {len(history)} rows; accepted: {accepted}")
+    rows = [token_ids(row, f"row {index}: history", device) for index, row in enumerate(history)]
+    lengths = np.array([len(row) for row in rows], np.int64)
+    begins = np.zeros(batch, np.int64)
+    np.cumsum(lengths[:-1], out=begins[1:])
+    one = torch.zeros(1, dtype=torch.int64, device=device)  # so that the memory has an address
+    return History(torch.cat([*rows, one]), begins, lengths, False)
+
+
+def token_ids(ids, name: str, device: torch.device) -> Tensor:
+    """A list or 1-D tensor of token ids as a 1-D int64 tensor on `device`."""
+    accepted = "a list or a 1-D integer tensor of token ids"
+    if isinstance(ids, Tensor):
+        if ids.dtype not in (*_ID_DTYPES, *_OTHER_ID_DTYPES):
+            raise TypeError(f"{name}: got dtype {ids.dtype}; accepted: {accepted}")
+        if ids.dim() != 1:
+            raise ValueError(f"{name}: got shape {list(ids.shape)}; accepted: {accepted}")
+        if ids.device != device:
+            raise ValueError(f"{name}: got device {str(ids.device)!r}; accepted: {str(device)!r}, the logits' device")
+        return ids.to(torch.int64)
+    if isinstance(ids, np.ndarray):
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise TypeError(f"{name}: got a {ids.ndim}-D array of {ids.dtype}; accepted: {accepted}")
+        return torch.from_numpy(ids.astype(np.int64)).to(device)
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Sequence):
+        raise TypeError(f"{name}: got {type(ids).__name__}; accepted: {accepted}")
+    return torch.from_numpy(_integers(ids, name, accepted)).to(device)
+
+
+def check_row_integers(values, name: str, batch: int, low: int = -(2**63), high: int = 2**63 - 1) -> np.ndarray | None:
+    """A [B] sequence or integer tensor as int64 [B]; values up to 2^64 are taken modulo 2^64 where `high` admits them."""
+    if values is None:
+        return None
+    accepted = f"{batch} integers, one per row"
+    if isinstance(values, Tensor):
+        if values.dtype not in (*_ID_DTYPES, *_OTHER_ID_DTYPES):
+            raise TypeError(f"{name}: got dtype {values.dtype}; accepted: {accepted}")
+        if list(values.shape) != [batch]:
+            raise ValueError(f"{name}: got shape {list(values.shape)}; accepted: {accepted}")
+        result = values.to("cpu", torch.int64).numpy()
+    else:
+        if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
+            raise TypeError(f"{name}: got {type(values).__name__}; accepted: {accepted}")
+        if np.ndim(values) != 1 or len(values) != batch:
+            raise ValueError(f"{name}: got {len(values)} values; accepted: {accepted}")
+        result = _integers(values, name, accepted, high)
+    for row in np.flatnonzero((result < low) & (high < 2**63)):
+        raise ValueError(f"row {row}: {name}: got {result[row]}; accepted: at least {low}")
+    return np.ascontiguousarray(result)
+
+
+def history_lengths(history: History) -> np.ndarray:
+    """Each row's length without its padding, int64 [B]."""
+    if not history.padded or history.ids.shape[1] == 0:
+        return history.lengths
+    real = (history.ids != -1).to("cpu").numpy()
+    trailing = np.where(real.any(1), real[:, ::-1].argmax(1), real.shape[1])
+    return history.lengths - trailing
+
+
+def check_prompt_lengths(prompt_lengths, history: History, batch: int) -> np.ndarray | None:
+    """int64 [B], each between 0 and the length of its row's history."""
+    result = check_row_integers(prompt_lengths, "prompt_lengths", batch, low=0)
+    if result is not None:
+        lengths = history_lengths(history)
+        for row in np.flatnonzero(result > lengths):
+            raise ValueError(
+                f"row {row}: prompt_lengths: got {result[row]}; accepted: 0 to {lengths[row]}, the length of its history"
+            )
+    return result
+
+
+def check_logprobs(logprobs, top_logprobs) -> int:
+    """`top_logprobs` as an int, both checked."""
+    if logprobs not in (None, "raw", "processed"):
+        raise ValueError(f"logprobs: got {logprobs!r}; accepted: None, 'raw', 'processed'")
+    if isinstance(top_logprobs, bool) or not hasattr(top_logprobs, "__index__"):
+        raise TypeError(f"top_logprobs: got {top_logprobs!r} ({type(top_logprobs).__name__}); accepted: an integer >= 0")
+    count = operator.index(top_logprobs)
+    if count < 0:
+        raise ValueError(f"top_logprobs: got {count}; accepted: an integer >= 0")
+    return count
+
+
+def _padded_history(history: Tensor, batch: int, device: torch.device) -> History:
+    accepted = f"a [{batch}, L] integer tensor, right-padded with -1"
+    if history.dtype not in (*_ID_DTYPES, *_OTHER_ID_DTYPES):
+        raise TypeError(f"history: got dtype {history.dtype}; accepted: {accepted}")
+    if history.dim() != 2 or len(history) != batch:
+        raise ValueError(f"history: got shape {list(history.shape)}; accepted: {accepted}")
+    if history.device != device:
+        raise ValueError(f"history: got device {str(history.device)!r}; accepted: {str(device)!r}, the logits' device")
+    ids = history if history.dtype in _ID_DTYPES else history.to(torch.int64)
+    if ids.shape[1] > 1 and ids.stride(1) != 1:
+        ids = ids.contiguous()
+    begins = np.arange(batch, dtype=np.int64) * ids.stride(0)
+    return History(ids, begins, np.full(batch, ids.shape[1], np.int64), True)
+
+
+def _integers(values, name: str, accepted: str, high: int = 2**63 - 1) -> np.ndarray:
+    result = np.empty(len(values), np.int64)
+    for index, value in enumerate(values):
+        try:
+            if isinstance(value, (bool, np.bool_)):
+                raise TypeError
+            number = operator.index(value)
+        except TypeError:
+            raise TypeError(f"{name}[{index}]: got {value!r} ({type(value).__name__}); accepted: {accepted}") from None
+        if not -(2**63) <= number <= high:
+            raise ValueError(f"{name}[{index}]: got {number}; accepted: integers of 64 bits")
+        result[index] = number if number < 2**63 else number - 2**64
+    return result

@@ -1,0 +1,172 @@
+"""Continuous batching: requests that join and leave, with their histories kept between steps (docs/contract.md, section 8)."""
+
+import operator
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import inputs
+from .backends import choose
+from .output import SampleOutput, checked
+from .params import SamplingParams, check_vocab
+
+
+class Sampler:
+    """Decoding state of up to `max_batch` requests, each of up to `max_length` tokens, prompt included.
+
+    vocab_size: V of the logits that `step` will get, at most 2^22.
+    device: where logits and state live. backend: as in `sample`.
+
+    State takes 12 bytes per token seen (history, distinct tokens, counts), whatever the vocabulary; memory is reserved for
+    max_batch * max_length tokens and committed as they come.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        max_batch: int,
+        max_length: int,
+        *,
+        device: torch.device | str = "cpu",
+        backend: str = "auto",
+    ):
+        self.vocab_size = _positive("vocab_size", vocab_size, inputs.MAX_VOCAB)
+        self.max_batch = _positive("max_batch", max_batch)
+        self.max_length = _positive("max_length", max_length)
+        self.device = torch.device(device)
+        self.backend = choose(backend, self.device)
+        if self.backend == "cpu":
+            from .sampler_cpu import State
+        else:
+            from .sampler_reference import State
+        self._state = State(self.vocab_size, self.max_batch, self.max_length, self.device)
+        self._params: dict[int, SamplingParams] = {}
+        self._active: tuple[int, ...] = ()
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """The active slots, ascending: the rows of a step with `slots=None`."""
+        return self._active
+
+    def add(self, params: SamplingParams, prompt_ids: Sequence[int] | Tensor) -> int:
+        """Take in a request; -> its slot, the lowest free one.
+
+        prompt_ids: list or 1-D integer tensor, at most max_length ids; ids outside the vocabulary set BAD_HISTORY_ID in the
+        status of the slot's steps and are ignored otherwise. A seed that `params` leaves open is drawn now, once.
+        RuntimeError where all slots are taken.
+        """
+        self._check_params(params)
+        if not isinstance(prompt_ids, Tensor):
+            ids = inputs.token_ids(prompt_ids, "prompt_ids", self.device)
+        else:
+            ids = inputs.token_ids(prompt_ids.to(self.device), "prompt_ids", self.device)
+        if len(ids) > self.max_length:
+            raise ValueError(f"prompt_ids: got {len(ids)} tokens; accepted: at most max_length = {self.max_length}")
+        slot = self._free_slot()
+        self._state.add(slot, params, inputs.draw_seeds([params])[0], ids)
+        self._activate(slot, params)
+        return slot
+
+    def fork(self, slot: int, params: SamplingParams | None = None) -> int:
+        """A copy of a slot, history and all, in a new slot; -> that one.
+
+        params: of the copy. None: the same; then a seed that was given stays, so the copy draws what the original draws
+        from the same logits, and one that was not given is drawn anew.
+        """
+        self._check_slot(slot)
+        params = self._params[slot] if params is None else params
+        self._check_params(params)
+        copy = self._free_slot()
+        self._state.fork(slot, copy, params, inputs.draw_seeds([params])[0])
+        self._activate(copy, params)
+        return copy
+
+    def remove(self, slot: int) -> None:
+        """Give a slot back."""
+        self._check_slot(slot)
+        self._state.remove(slot)
+        del self._params[slot]
+        self._active = tuple(s for s in self._active if s != slot)
+
+    def history(self, slot: int) -> Tensor:
+        """A copy of a slot's token ids, int64 [length], prompt first; ids outside the vocabulary read -1."""
+        self._check_slot(slot)
+        return self._state.history(slot)
+
+    def step(
+        self,
+        logits: Tensor,
+        slots: Sequence[int] | Tensor | None = None,
+        *,
+        uniforms: Tensor | Sequence[int] | None = None,
+        logprobs: str | None = None,
+        top_logprobs: int = 0,
+        check: bool = False,
+    ) -> SampleOutput:
+        """Draw one token for each row and append it to its slot's history (nothing where a row is empty).
+
+        logits: [B, V] as in `sample`, row i for slots[i]. slots: B different active slots. None: all, ascending.
+        Other arguments as in `sample`. The random position of a slot is the length of its history.
+        The tensors returned are the sampler's, and the next step of as many rows overwrites them: clone to keep.
+        ValueError before anything is drawn where an argument is wrong or a slot's history is full.
+        """
+        if slots is None:
+            rows = self._active
+        else:
+            rows = tuple(slots.tolist()) if isinstance(slots, Tensor) else tuple(slots)
+            if rows != self._active:
+                self._check_rows(rows)
+        if type(logits) is not Tensor or logits.dim() != 2 or logits.dtype not in inputs.LOGITS_DTYPES:
+            inputs.check_logits(logits)
+        if logits.shape != (len(rows), self.vocab_size) or logits.device != self.device:
+            raise ValueError(
+                f"logits: got shape {list(logits.shape)} on {str(logits.device)!r}; accepted: "
+                f"[{len(rows)}, {self.vocab_size}] (a row per slot) on {str(self.device)!r}"
+            )
+        if logits.stride(1) != 1:
+            inputs.check_logits(logits)
+        if uniforms is not None:
+            uniforms = inputs.check_row_integers(uniforms, "uniforms", len(rows), high=2**64 - 1)
+        if logprobs is not None or top_logprobs != 0:
+            top_logprobs = inputs.check_logprobs(logprobs, top_logprobs)
+        self._state.require_room(rows)
+        output = self._state.step(logits, rows, uniforms, logprobs, top_logprobs)
+        return checked(output) if check else output
+
+    def _activate(self, slot: int, params: SamplingParams) -> None:
+        self._params[slot] = params
+        self._active = tuple(sorted((*self._active, slot)))
+
+    def _free_slot(self) -> int:
+        if len(self._active) == self.max_batch:
+            raise RuntimeError(f"no free slot: all {self.max_batch} are taken; remove one, or make max_batch larger")
+        return next(slot for slot in range(self.max_batch) if slot not in self._params)
+
+    def _check_params(self, params) -> None:
+        if not isinstance(params, SamplingParams):
+            raise TypeError(f"params: got {type(params).__name__}; accepted: SamplingParams")
+        check_vocab(params, self.vocab_size)
+
+    def _check_slot(self, slot, row: int | None = None) -> None:
+        where = "" if row is None else f"row {row}: "
+        if isinstance(slot, bool) or not hasattr(slot, "__index__"):
+            raise TypeError(f"{where}slot: got {slot!r} ({type(slot).__name__}); accepted: an active slot")
+        if slot not in self._params:
+            raise ValueError(f"{where}slot: got {slot}; accepted: an active slot, one of {list(self._active)}")
+
+    def _check_rows(self, rows: tuple[int, ...]) -> None:
+        for row, slot in enumerate(rows):
+            self._check_slot(slot, row)
+        if len(set(rows)) != len(rows):
+            row = next(row for row, slot in enumerate(rows) if slot in rows[:row])
+            raise ValueError(f"row {row}: slot: got {rows[row]} a second time; accepted: each slot at most once")
+
+
+def _positive(name: str, value, high: int = 2**31 - 1) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: got {value!r} ({type(value).__name__}); accepted: an integer from 1 to {high}")
+    number = operator.index(value)
+    if not 1 <= number <= high:
+        raise ValueError(f"{name}: got {number}; accepted: an integer from 1 to {high}")
+    return number
