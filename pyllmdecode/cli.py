@@ -1,9 +1,11 @@
 """The command `pyllmdecode`: generate text, say what is built, run the demo."""
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
+import io
 import platform
 import re
 import sys
@@ -129,11 +131,12 @@ def _field_texts() -> dict[str, str]:
     texts = {}
     for names, text in re.findall(r"^ *([a-z_, ]+): (.+)$", pld.SamplingParams.__doc__ or "", re.MULTILINE):
         texts.update({name.strip(): text.replace("%", "%%") for name in names.split(",")})
-    return texts
+    return {**texts, "eos_token_ids": "stop at these ids (default: those of the model)"}
 
 
 def _generate(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
-    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(pld.SamplingParams) if field.name in args}
+    names = [field.name for field in dataclasses.fields(pld.SamplingParams)]
+    given = {name: getattr(args, name) for name in names if name in args}
     if "logit_bias" in given:
         given["logit_bias"] = dict(given["logit_bias"])
     try:
@@ -141,13 +144,12 @@ def _generate(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     except (ValueError, TypeError) as error:
         parser.error(str(error))
 
-    from .generate import generate, load_model
+    from .generate import generate
 
     try:
         if args.model is None:
             print("loading the demo model (the first time, unpacking it takes 10 to 20 s)", file=sys.stderr)
-        quiet_transformers()
-        model, tokenizer = load_model(args.model)
+        model, tokenizer = load_quietly(args.model)
         prompts = [prompt_ids(tokenizer, text, args.chat) for text in args.prompt]
     except (ImportError, OSError, ValueError) as error:
         parser.error(str(error))
@@ -175,7 +177,8 @@ def _generate(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
                 print(f"{chr(10) if index else ''}>>> {args.prompt[index]}")
             print(to_text(tokenizer, made, before))
     seconds, each = result.model_seconds + result.sampler_seconds, result.sampler_seconds / max(result.tokens, 1)
-    print(f"[{result.tokens} tokens in {seconds:.2f} s, of which sampling: {1e6 * each:.0f} µs a token]", file=sys.stderr)
+    summary = f"{result.tokens} tokens in {seconds:.2f} s, of which sampling: {1e6 * each:.0f} µs a token"
+    print(f"[{summary}]", file=sys.stderr)
     return 0
 
 
@@ -189,19 +192,22 @@ def prompt_ids(tokenizer, text: str, chat: bool) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])  # the template writes the special tokens itself
 
 
-def quiet_transformers() -> None:
-    """For the process of a command only: its stderr is for what the user asked."""
-    if importlib.util.find_spec("transformers") is not None:
-        from transformers.utils import logging
+def load_quietly(folder: str | None = None):
+    """`load_model` without the warnings and bars of transformers; for the process of a command only."""
+    from .generate import load_model
 
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+    with contextlib.redirect_stderr(io.StringIO()):  # the bar of its GGUF reader has no switch
+        if importlib.util.find_spec("transformers") is not None:
+            from transformers.utils import logging
+
+            logging.set_verbosity_error()
+        return load_model(folder)
 
 
 def _info() -> int:
     import torch
 
-    print(f"pyllmdecode {_version('pyllmdecode')} in {pld.__path__[0]}")
+    print(f"pyllmdecode {pld.__version__} in {pld.__path__[0]}")
     others = ", ".join(f"{name} {_version(name)}" for name in ("torch", "numpy", "transformers"))
     print(f"Python {platform.python_version()}, {others}; {torch.get_num_threads()} threads for torch")
     try:
@@ -213,7 +219,7 @@ def _info() -> int:
         print(f"CPU kernel: {error}")
     print("Backends:")
     for name, backend in pld.backends().items():
-        print(f"  {name:<10} {'available' if backend.available else 'not available: ' + backend.reason}")
+        print(f"  {name:<10} {'available' if backend.available else 'not available'}: {backend.reason}")
     return 0
 
 

@@ -59,6 +59,20 @@ def process_logits(
     _cpu.process_logits(_logits(logits), requests, out.data_ptr(), out.stride(0), torch.get_num_threads())
 
 
+def read_once(logits: Tensor, out: Tensor) -> Tensor:
+    """The largest logit of every row into `out`, float32 [B]: one reading of the logits, for benchmarks to compare with."""
+    _cpu.read(_logits(logits), out.data_ptr(), torch.get_num_threads())
+    return out
+
+
+def masses(x: Tensor, maximum: float, scale: float) -> Tensor:
+    """The masses (docs/contract.md, section 4) of float32 values x [n] as int64 [n], for tests."""
+    x = x.contiguous()
+    out = torch.empty(x.shape, dtype=torch.int64)
+    _cpu.masses(x.data_ptr(), x.numel(), maximum, scale, out.data_ptr())
+    return out
+
+
 def outputs(rows: int, logprobs: str | None, top: int) -> "tuple[SampleOutput, _cpu.Outputs]":
     """Tensors for a step of `rows` rows, and the native view of them."""
     output = SampleOutput(

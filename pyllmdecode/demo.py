@@ -1,8 +1,8 @@
 """`pyllmdecode demo`: a real model with and without the repetition filters, and what sampling costs.
 
-Nothing here is recorded beforehand. The texts come from SmolLM2-135M-Instruct, and the two samplers are timed on the logits
-and histories of that very run. Everything runs on one thread: for a model of this size that costs little, the texts do
-not depend on the number of cores, and the timing does not on what else the machine does.
+Nothing here is recorded beforehand: the texts come from SmolLM2-135M-Instruct, and the two samplers are timed on the
+logits and histories of that very run. Everything runs on one thread. For a model of this size that costs little, and
+neither the texts nor the timing depend on the number of cores.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ import torch
 
 import pyllmdecode as pld
 
-from .cli import TextStream, quiet_transformers
+from .cli import TextStream, load_quietly
 
 PROMPTS = (
     "The history of the city of London begins",
-    "The best way to learn a new language is",
-    "Once upon a time, in a small village by the sea,",
+    "It was a dark and stormy night, and",
+    "In the year 2050,",
 )
 GREEDY = pld.SamplingParams(temperature=0.0)
 FILTERS = pld.SamplingParams(temperature=0.8, top_p=0.95, repetition_penalty=1.2, no_repeat_ngram_size=3, seed=2025)
@@ -35,17 +35,16 @@ def run(max_new_tokens: int = 200, full: bool = False) -> int:
     try:
         from rich.console import Console
 
-        from .generate import generate, load_model
+        from .generate import generate
     except ImportError as error:
         print(f"pyllmdecode: error: the demo needs pip install 'pyllmdecode[demo]' ({error})", file=sys.stderr)
         return 2
-    console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
-    quiet_transformers()
+    console, notes = Console(highlight=False), Console(file=sys.stderr, highlight=False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with progress(notes, "loading SmolLM2-135M-Instruct (the first time, unpacking takes 10 to 20 s)"):
-            model, tokenizer = load_model()
+            model, tokenizer = load_quietly()
         n, recorded = len(PROMPTS), [[] for _ in PROMPTS]
 
         def keep(rows: list[int], logits: torch.Tensor) -> None:
@@ -122,7 +121,8 @@ def time_samplers(
             if drawn["pyllmdecode"] != made[step]:  # the batch drew this token from the same logits, seed and position
                 raise RuntimeError(f"step {step} drew {drawn['pyllmdecode']} alone and {made[step]} in the batch")
             advance()
-    return {name: median(times[WARM_UP_STEPS:] or times) for name, times in seconds.items()}
+    medians = {name: median(times[WARM_UP_STEPS:] or times) for name, times in seconds.items()}
+    return {**medians, "vocab": recorded[0][0].shape[-1]}
 
 
 def show_texts(console, tokenizer, made, full: bool) -> None:
@@ -156,9 +156,10 @@ def styled_text(tokenizer, context: list[int], ids: list[int]):
         if gram in seen:
             repeated[end - NGRAM : end] = [True] * NGRAM
         seen.add(gram)
-    stream, text = TextStream(tokenizer, context), Text()
+    stream, text = TextStream(tokenizer, context), Text("…")
     for token, again in zip(ids, repeated, strict=True):
-        text.append(stream.push(token).replace("\n\n", "\n"), "red" if again else "")
+        piece = stream.push(token).replace("\n\n", "\n")
+        text.append(piece.lstrip("\n") if text.plain.endswith("\n") else piece, "red" if again else "")
     return text.append(stream.flush())
 
 
@@ -167,33 +168,32 @@ def show_tables(console, made, timing: dict[str, float]) -> None:
     from rich.table import Table
 
     n = len(PROMPTS)
-    table = Table(box=SIMPLE_HEAD, title=f"Repetition with {FILTERS_IN_WORDS}", title_justify="left")
-    table.add_column("seq-rep-4 (share of repeated 4-grams)")
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("share of repeated 4-grams (seq-rep-4)")
     for name in ("plain greedy", "pyllmdecode"):
         table.add_column(name, justify="right")
     halves = made.token_ids[:n], made.token_ids[n:]
     for index, prompt in enumerate(PROMPTS):
         table.add_row(prompt + " …", *(f"{pld.metrics.seq_rep_n([half[index]], NGRAM):.3f}" for half in halves))
     table.add_row("mean", *(f"{pld.metrics.seq_rep_n(half, NGRAM):.3f}" for half in halves), style="bold")
-    console.print(table)
-
+    table.add_row("diversity, 1 is best (Su et al. 2022)", *(f"{pld.metrics.diversity(half):.3f}" for half in halves))
+    table.add_section()
     ours, theirs = timing["pyllmdecode"], timing["transformers"]
-    table = Table(box=SIMPLE_HEAD, title="Sampling one token: one row, one thread, same logits", title_justify="left")
-    for name in ("median", "µs a token", "times faster"):
-        table.add_column(name, justify="left" if name == "median" else "right")
-    table.add_row("pyllmdecode, Sampler.step", f"{1e6 * ours:.0f}", f"{theirs / ours:.0f}", style="bold")
-    table.add_row("transformers' four processors, softmax, multinomial", f"{1e6 * theirs:.0f}", "1")
+    table.add_row("[bold]µs to sample a token, median of one row", "[bold]transformers", "[bold]pyllmdecode")
+    table.add_row(f"same chain, same logits (V = {timing['vocab']})", f"{1e6 * theirs:.0f}", f"{1e6 * ours:.0f}")
+    table.add_row("times faster", "", f"{theirs / ours:.3g}", style="bold")
     console.print(table)
     each, steps = 1e6 * made.sampler_seconds / max(made.tokens, 1), max(map(len, made.token_ids))
     console.print(
-        f"In the batch of {2 * n}: {each:.0f} µs a token in the sampler, {1e3 * made.model_seconds / steps:.0f} ms a step "
-        f"in the model. {torch.get_num_threads()} threads are set for torch; the demo ran on 1."
+        f"pyllmdecode: {FILTERS_IN_WORDS}. transformers: its processors for the same four, softmax, multinomial. "
+        f"One thread throughout, CPU. The batch of {2 * n} took {each:.0f} µs a token in the sampler and "
+        f"{1e3 * made.model_seconds / steps:.0f} ms a step in the model."
     )
 
 
 @contextlib.contextmanager
 def progress(console, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
-    """A bar that goes away at a terminal, else a line every few seconds. Yields what to call after each of `total` steps."""
+    """A bar that goes away at a terminal, else a line every few seconds. Yields what to call after each step."""
     if console.is_terminal:
         from rich.progress import Progress
 

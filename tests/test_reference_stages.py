@@ -332,6 +332,21 @@ def test_top_p_on_the_boundary():
     assert one_row(floats(0.0, -100.0), top_p=1.0).kept.item() == 2
 
 
+def test_top_p_is_exact_to_the_last_of_128_bits():
+    """Two tokens of masses a and b: the second is kept from the least P with a * 2^32 < (a + b) * P on."""
+    found = 0
+    for x in -torch.rand(4000, 1, generator=torch.Generator().manual_seed(0)):
+        x = torch.cat([torch.zeros(1), x * 8])
+        first, second = masses(x, 1.0).tolist()
+        least = first * 2**32 // (first + second) + 1
+        excess = (first + second) * least - first * 2**32
+        if excess < 2**32:  # too small to be seen without the low 32 bits of the products
+            found += 1
+            kept = [kept_tokens(x, SamplingParams(top_p=p / 2**32)).sum().item() for p in (least - 1, least)]
+            assert kept == [1, 2]
+    assert found > 5
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0.01, 0.99))
 def test_top_p_against_float64(seed, p):
@@ -497,6 +512,9 @@ def test_log_probabilities_of_extreme_rows():
             step = one_row(x, temperature=temperature, logprobs=name, top_logprobs=4)
             assert step.logprobs.tolist() == [half] and step.top_ids.tolist() == [[1, 3, 0, -1]]
             assert step.top_logprobs.tolist() == [[half, half, -INF, -INF]]
+    # The tokens that have no probability still come by falling value.
+    step = one_row(floats(-7.0, 3.0, INF, -INF, 4.0), logprobs="processed", top_logprobs=5)
+    assert step.top_ids.tolist() == [[2, 4, 1, 0, -1]] and step.top_logprobs.tolist() == [[0.0, *[-INF] * 4]]
     # The drawn token is none of the +inf entries, when those are banned.
     step = one_row(x, bad_words_ids=[[1], [3]], logprobs="raw")
     assert step.token_ids.tolist() == [0] and step.logprobs.tolist() == [-INF]
@@ -507,6 +525,10 @@ def test_log_probabilities_of_extreme_rows():
         assert step.top_ids.tolist() == [best] and step.status.item() == NAN_LOGITS | EMPTY_ROW
     step = one_row(torch.full((3,), -INF), logprobs="raw", top_logprobs=2)
     assert step.top_ids.tolist() == [[-1, -1]] and step.status.item() == EMPTY_ROW
+    # A float32 difference that overflows has no mass at any temperature.
+    step = one_row(floats(3e38, -3e38, 2e38), temperature=1e38, logprobs="processed", top_logprobs=3)
+    assert step.top_logprobs[0, 2] == -INF and step.kept.item() == 3
+    assert np.allclose(step.top_logprobs[0, :2], np.log([1 / (1 + math.exp(-1)), 1 / (1 + math.e)]), atol=1e-5)
     # At the cap of the scale the drawn distribution is not the plain softmax; the log-probability is the drawn one's.
     step = one_row(floats(0.0, 2.0**-149), temperature=1e-45, logprobs="processed", top_logprobs=2)
     assert np.allclose(step.top_logprobs, math.log(0.5), atol=1e-6)

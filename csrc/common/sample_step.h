@@ -6,7 +6,9 @@
 //   first_at(x)        lowest id whose value is x
 //   focus(t)           keep x >= t in focus
 //   focus_on_top(k)    drop tokens that are surely not among the k largest; as many as is cheap
+//   focus_on_mass(rule, safe)  drop tokens that are surely below TopP's threshold: all below `safe`, more where it is cheap
 //   threshold(rule)    largest t at which the tokens x >= t in focus are enough for the rule (interval.h)
+//   mass_for(p)        mass of what is in focus, where TopP of p follows (a row may look for its candidates on the way)
 //   total()            count and mass of what is in focus
 //   locate(r)          first id, in id order, at which the running mass of what is in focus exceeds r
 //
@@ -36,9 +38,9 @@ PLD_HD Interval find_interval(Row& row, const RowParams& params) {
     row.focus(low);
   }
   if (params.top_p != kNoTopP) {
-    const TopP rule{row.total().mass, params.top_p};
+    const TopP rule{row.mass_for(params.top_p), params.top_p};
     const float safe = lowest_with_exponent(rule.safe_exponent(row.vocab()), maximum, params.scale);
-    if (safe > low) row.focus(safe);
+    row.focus_on_mass(rule, safe > low ? safe : low);
     low = row.threshold(rule);
     row.focus(low);
   }

@@ -116,4 +116,11 @@ void step(const Logits& logits, const Slots& state, const int64_t* slots, const 
   });
 }
 
+void read(const Logits& logits, float* out, int threads) {
+  const RowKernels& k = kernels();
+  parallel_for(logits.rows, threads, [&](int64_t row) {
+    out[row] = k.read({row_of(logits, row), logits.dtype, logits.vocab, nullptr, nullptr, {}});
+  });
+}
+
 }  // namespace pld

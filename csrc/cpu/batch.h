@@ -57,4 +57,7 @@ void process_logits(const Logits& logits, const Requests& requests, float* out, 
 void step(const Logits& logits, const Slots& state, const int64_t* slots, const uint64_t* uniforms, const Outputs& out,
           int threads);
 
+// The largest logit of each row: reading them once.
+void read(const Logits& logits, float* out, int threads);
+
 }  // namespace pld

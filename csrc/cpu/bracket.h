@@ -20,12 +20,11 @@ class Bracket {
       Longs total{};
       for (; i + kLanes <= n_; i += kLanes) {
         const Ints yes = load(x_ + i) >= all(t);
-        int64_t wide[kLanes];
-        for (int j = 0; j < kLanes; ++j) wide[j] = yes[j];
-        Longs mass[2], keep[2];
+        HalfInts half[2];
+        Longs mass[2];
+        std::memcpy(half, &yes, sizeof(half));
         std::memcpy(mass, mass_ + i, sizeof(mass));
-        std::memcpy(keep, wide, sizeof(keep));
-        total += (mass[0] & keep[0]) + (mass[1] & keep[1]);
+        for (int h = 0; h < 2; ++h) total += mass[h] & __builtin_convertvector(half[h], Longs);
         s.count += __builtin_popcount(at_least(load(x_ + i), all(t)));
       }
       s.mass += sum(total);
@@ -42,17 +41,29 @@ class Bracket {
 
   void narrow(float low, float high, int64_t inside) {
     if (2 * inside > n_) return;  // each compaction at least halves, so all of them together cost two passes
-    int64_t kept = 0;
-    for (int64_t i = 0; i < n_; ++i) {
-      const float x = x_[i];
-      if (x > high) {
-        ++dropped_.count;
-        if (mass_) dropped_.mass += mass_[i];
-      } else if (x >= low) {
-        x_[kept] = x;
-        if (mass_) mass_[kept] = mass_[i];
-        ++kept;
+    int64_t kept = 0, i = 0;
+    if (kHasCompress) {
+      Longs dropped{};
+      for (; i + kLanes <= n_; i += kLanes) {
+        const Floats x = load(x_ + i);
+        const Lanes beyond = ~at_least(all(high), x) & kAllLanes, inside = at_least(x, all(low)) & ~beyond;
+        dropped_.count += __builtin_popcount(beyond);
+        if (mass_) dropped += compress(mass_ + kept, mass_ + i, inside, beyond);
+        kept += compress(x_ + kept, x, inside);
       }
+      dropped_.mass += sum(dropped);
+    }
+    for (; i < n_; ++i) {  // without branches: nobody can predict them
+      const float x = x_[i];
+      const bool beyond = x > high;
+      x_[kept] = x;
+      dropped_.count += beyond;
+      if (mass_) {
+        const uint64_t mass = mass_[i];
+        mass_[kept] = mass;
+        dropped_.mass += beyond ? mass : 0;
+      }
+      kept += !beyond && x >= low;
     }
     n_ = kept;
   }

@@ -12,6 +12,7 @@ class Edits {
 
   int64_t size() const { return n_; }
   const int32_t* ids() const { return s_.ids; }
+  const float* logits() const { return s_.raw; }
   const float* values() const { return s_.edited; }
   bool allowed_only() const { return allowed_only_; }
 
@@ -43,11 +44,10 @@ class Edits {
   template <class T>
   void apply(const T* logits) {
     const RowParams& p = *in_.params;
-    float* x = s_.edited;
-    for (int64_t i = 0; i < n_; ++i) x[i] = widen(logits[s_.ids[i]]);
+    for (int64_t i = 0; i < n_; ++i) s_.raw[i] = widen(logits[s_.ids[i]]);
     for (int64_t i = 0; i < n_; ++i) {
       const uint8_t flags = s_.edit_flags[i];
-      float v = x[i];
+      float v = s_.raw[i];
       if (flags & kBiased) v += s_.bias[i];
       if (flags & kSeen) v = v < 0 ? v * p.repetition_penalty : v / p.repetition_penalty;
       if (s_.counts[i] > 0) {
@@ -55,7 +55,7 @@ class Edits {
         v = v - p.presence_penalty;
       }
       // NaN: the logit was, or infinities cancelled.
-      x[i] = (flags & kBanned) || v != v ? -infinity() : v;
+      s_.edited[i] = (flags & kBanned) || v != v ? -infinity() : v;
     }
   }
 
@@ -74,22 +74,47 @@ class Edits {
   bool is_masked(int32_t id) const { return s_.masked[id >> 6] >> (id & 63) & 1; }
 
   int64_t append(int32_t id) {
-    s_.slot[id] = int32_t(n_);
     s_.ids[n_] = id;
     s_.edit_flags[n_] = 0;
     s_.counts[n_] = 0;
-    return n_++;
+    ++n_;
+    if (2 * n_ > table_size_ && table_size_)  // never more than half full
+      make_table();
+    else if (table_size_)
+      remember(n_ - 1);
+    return n_ - 1;
   }
 
   // Place of a token among the edited ones, where it is put if need be; -1 for one that is not allowed anyway.
   int64_t edit(int32_t id) {
-    if (is_masked(id)) {
-      const int32_t e = s_.slot[id];
-      return e >= 0 && e < n_ && s_.ids[e] == id ? e : -1;
-    }
+    if (is_masked(id)) return place_of(id);
     s_.masked[id >> 6] |= uint64_t(1) << (id & 63);
     return append(id);
   }
+
+  // From a hash table, made when the first token comes a second time, which most steps never see.
+  int64_t place_of(int32_t id) {
+    if (table_size_ == 0) make_table();
+    for (uint32_t h = hash(id);; ++h) {
+      const int32_t e = s_.places[h & (table_size_ - 1)];
+      if (e < 0 || s_.ids[e] == id) return e;
+    }
+  }
+
+  void make_table() {
+    table_size_ = 1024;
+    while (table_size_ < 4 * n_) table_size_ *= 2;
+    for (int64_t i = 0; i < table_size_; ++i) s_.places[i] = -1;
+    for (int64_t e = 0; e < n_; ++e) remember(e);
+  }
+
+  void remember(int64_t e) {
+    uint32_t h = hash(s_.ids[e]);
+    while (s_.places[h & (table_size_ - 1)] >= 0) ++h;
+    s_.places[h & (table_size_ - 1)] = int32_t(e);
+  }
+
+  static uint32_t hash(int32_t id) { return (uint32_t(id) * 2654435769u) >> 8; }  // 2^32 over the golden ratio
 
   void allow(const int32_t* allowed, int32_t count) {
     allowed_only_ = true;
@@ -116,7 +141,7 @@ class Edits {
 
   const RowInput& in_;
   Scratch& s_;
-  int64_t n_ = 0;
+  int64_t n_ = 0, table_size_ = 0;
   bool allowed_only_ = false;
 };
 

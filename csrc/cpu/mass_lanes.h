@@ -52,12 +52,12 @@ inline void add_masses(const MassLanes& m, Longs& even, Longs& odd) {
 // The masses of x[0 .. kUnroll * kLanes) in their order.
 inline void store_masses(const MassLanes& m, uint64_t* out) {
   PLD_EACH {
-    const Longs fraction = reinterpret<Longs>(m.fraction[u]), shift = reinterpret<Longs>(m.shift[u]);
-    const Longs even = (fraction << 32) >> (shift & 0xffffffffull);
-    const Longs odd = (fraction & 0xffffffff00000000ull) >> (shift >> 32);
-    for (int i = 0; i < kLanes / 2; ++i) {
-      out[u * kLanes + 2 * i] = even[i];
-      out[u * kLanes + 2 * i + 1] = odd[i];
+    HalfInts fraction[2], shift[2];
+    std::memcpy(fraction, &m.fraction[u], sizeof(fraction));
+    std::memcpy(shift, &m.shift[u], sizeof(shift));
+    for (int h = 0; h < 2; ++h) {
+      const Longs mass = (__builtin_convertvector(fraction[h], Longs) << 32) >> __builtin_convertvector(shift[h], Longs);
+      std::memcpy(out + u * kLanes + h * (kLanes / 2), &mass, sizeof(mass));
     }
   }
 }

@@ -81,6 +81,12 @@ PYBIND11_MODULE(_cpu, m) {
       },
       release());
   m.def(
+      "read",
+      [](const std::tuple<Address, int, int64_t, int64_t, int64_t>& logits, Address out, int threads) {
+        pld::read(logits_of(logits), at<float>(out), threads);
+      },
+      release());
+  m.def(
       "masses",
       [](Address x, int64_t n, float maximum, float scale, Address out) {
         const pld::IeeeArithmetic ieee;

@@ -3,6 +3,8 @@
 // candidates that focusing copies out, tile by tile in the order of their ids.
 #pragma once
 
+#include <cmath>
+
 #include "../common/sample_step.h"
 #include "bracket.h"
 #include "edits.h"
@@ -29,43 +31,27 @@ class Row {
   bool saw_nan() const { return saw_nan_; }
 
   float maximum() {
-    float m = -infinity();
     bool any_special = false;
     for (int64_t tile = 0; tile < tiles_; ++tile) {
       const T* p = at(tile);
-      const uint64_t* words = masked_at(tile);
-      Floats best[2] = {all(-infinity()), all(-infinity())}, sums[2] = {};
-      for (int64_t i = 0; i < kTile; i += 64) {
-        const uint64_t word = words[i / 64];
-        for (int j = 0; j < 64; j += 2 * kLanes)
-          for (int h = 0; h < 2; ++h) {
-            const Floats x = load(p + i + j + h * kLanes);
-            sums[h] += x;
-            best[h] = max_or(masked(x, Lanes(word >> (j + h * kLanes)) & kAllLanes), best[h]);
-          }
-      }
-      const Floats group = max_or(best[0], best[1]);
-      store(s_.group_maxima + tile * kLanes, group);
+      Floats best[4], sums[4];
+      for (int j = 0; j < 4; ++j) best[j] = all(-infinity()), sums[j] = all(0.0f);
+      for (int64_t i = 0; i < kTile; i += 4 * kLanes)
+        for (int j = 0; j < 4; ++j) {
+          const Floats x = once(load(p + i + j * kLanes));
+          sums[j] += x;
+          best[j] = max_or(x, best[j]);
+        }
+      store(s_.group_maxima + tile * kLanes, max_or(max_or(best[0], best[1]), max_or(best[2], best[3])));
       // A NaN or an infinity anywhere leaves no finite sum; so may an overflow, which costs a look and nothing else.
-      const Floats total = sums[0] + sums[1];
-      float checksum = 0;
-      for (int lane = 0; lane < kLanes; ++lane) checksum += total[lane];
-      s_.special[tile] = !(checksum - checksum == 0);
+      s_.special[tile] = !all_finite((sums[0] + sums[1]) + (sums[2] + sums[3]));
       any_special |= s_.special[tile];
     }
     if (any_special) saw_nan_ = find_nan();
-    if (edits_) {
-      edits_->apply(logits_);
-      for (int64_t e = 0; e < edits_->size(); ++e) {
-        const int32_t id = edits_->ids()[e];
-        float& group = s_.group_maxima[id / kTile * kLanes + id % kLanes];
-        group = edits_->values()[e] > group ? edits_->values()[e] : group;
-      }
-    }
-    for (int64_t g = 0; g < tiles_ * kLanes; g += kLanes) {
-      const float x = largest(load(s_.group_maxima + g));
-      m = x > m ? x : m;
-    }
+    if (edits_) edit_maxima();
+    Floats best = all(-infinity());
+    for (int64_t g = 0; g < tiles_ * kLanes; g += kLanes) best = max_or(load(s_.group_maxima + g), best);
+    const float m = largest(best);
     of_ = {m, scale_, m == infinity()};
     return m;
   }
@@ -83,17 +69,14 @@ class Row {
     return first;
   }
 
-  // The k-th largest group maximum has k tokens at or above it.
+  // k groups with a maximum of at least t hold k tokens of at least t.
   void focus_on_top(int64_t k) {
     const int64_t groups = tiles_ * kLanes;
-    if (focused_ || k > groups) return focus(lowest_finite());
+    if (focused_ || k > groups) return focus(low_);
     uint32_t low = key_of(lowest_finite()), high = key_of(of_.maximum);
     while (low < high) {
       const uint32_t middle = low + (high - low + 1) / 2;
-      const float t = value_of(middle);
-      int64_t count = 0;
-      for (int64_t g = 0; g < groups; g += kLanes)
-        count += __builtin_popcount(at_least(load(s_.group_maxima + g), all(t)));
+      const int64_t count = count_groups(value_of(middle));
       if (count >= k)
         low = middle;
       else
@@ -103,33 +86,31 @@ class Row {
     focus(value_of(low));
   }
 
+  uint64_t mass_for(uint64_t p) {
+    if (!focused_) guess_ = guess_threshold(p);
+    return total().mass;
+  }
+
+  // The candidates that total() found on its way are enough if the guess was right; a wrong guess costs time, nothing else.
+  void focus_on_mass(const TopP& rule, float safe) {
+    if (!focused_ && guess_ > safe) {
+      add_edited_candidates(guess_);
+      if (rule.enough(total())) return;
+      focused_ = false;
+    }
+    focus(safe);
+  }
+
   void focus(float t) {
     int64_t n = 0;
     for (int64_t tile = 0; tile < tiles_; ++tile) {
       const int64_t begin = s_.tile_begin[tile], end = s_.tile_begin[tile + 1];  // of the last focus
       s_.tile_begin[tile] = n;
-      if (!reaches(tile, t)) continue;
-      if (focused_) {
-        int64_t i = begin;
-        for (; i + kLanes <= end; i += kLanes) {
-          const Floats x = load(s_.values + i);
-          n += compress(s_.values + n, x, at_least(x, all(t)));
-        }
-        for (; i < end; ++i)  // one by one: a vector would reach into the next tile's
-          if (s_.values[i] >= t) s_.values[n++] = s_.values[i];
-      } else {
-        for (int64_t i = 0; i < kTile; i += kLanes) {
-          const Floats x = load_masked(tile, i);
-          n += compress(s_.values + n, x, at_least(x, all(t)));
-        }
-      }
+      if (const Lanes reached = at_least(load(s_.group_maxima + tile * kLanes), all(t)))
+        n = focused_ ? filter(begin, end, t, n) : gather(tile, t, n, reached);
     }
     s_.tile_begin[tiles_] = n;
-    for (int64_t e = 0; e < edited(); ++e)
-      if (edits_->values()[e] >= t) s_.values[n++] = edits_->values()[e];
-    candidates_ = n;
-    low_ = t;
-    focused_ = true;
+    add_edited_candidates(t);
   }
 
   template <class Rule>
@@ -145,17 +126,19 @@ class Row {
   Stats total() {
     Stats stats{0, 0};
     if (!focused_) {
+      int64_t n = 0;
       for (int64_t tile = 0; tile < tiles_; ++tile) {
-        s_.tile_mass[tile] = mass_of_tile(tile);
+        s_.tile_begin[tile] = n;
+        s_.tile_mass[tile] = reaches(tile, guess_) ? mass_of_tile<true>(tile, n) : mass_of_tile<false>(tile, n);
         stats.mass += s_.tile_mass[tile];
         stats.count += count_finite(tile);
       }
+      s_.tile_begin[tiles_] = n;
+      if (edited()) masses(edits_->values(), edited(), of_, s_.bracket_mass);
       for (int64_t e = 0; e < edited(); ++e) {
-        if (!(edits_->values()[e] > -infinity())) continue;
-        const uint64_t mass = mass_of(edits_->values()[e], of_.maximum, scale_);
-        s_.tile_mass[edits_->ids()[e] / kTile] += mass;
-        stats.mass += mass;
-        ++stats.count;
+        s_.tile_mass[edits_->ids()[e] / kTile] += s_.bracket_mass[e];
+        stats.mass += s_.bracket_mass[e];
+        stats.count += edits_->values()[e] > -infinity();
       }
       return stats;
     }
@@ -180,11 +163,15 @@ class Row {
     int64_t tile = 0;
     for (; r >= s_.tile_mass[tile]; ++tile) r -= s_.tile_mass[tile];
     const float* x = tile_values(tile);
-    masses(x, kTile, of_, s_.tile_masses);
-    for (int64_t i = 0;; ++i) {
-      if (!(x[i] >= low_)) continue;
-      if (r < s_.tile_masses[i]) return tile * kTile + i;
-      r -= s_.tile_masses[i];
+    for (int64_t i = 0;; i += 64) {
+      uint64_t word = word_at_least(x + i, all(low_));
+      if (!word) continue;
+      masses(x + i, 64, of_, s_.tile_masses);
+      for (; word; word &= word - 1) {
+        const int bit = __builtin_ctzll(word);
+        if (r < s_.tile_masses[bit]) return tile * kTile + i + bit;
+        r -= s_.tile_masses[bit];
+      }
     }
   }
 
@@ -206,8 +193,7 @@ class Row {
   const Edits& edits() const { return *edits_; }
 
   Floats load_masked(int64_t tile, int64_t i) const {
-    const Lanes lanes = Lanes(masked_at(tile)[i / 64] >> (i % 64)) & kAllLanes;
-    return masked(load(at(tile) + i), lanes);
+    return masked(load(at(tile) + i), lanes_at(masked_at(tile), i), all(-infinity()));
   }
 
   // Whether the tile has a value of at least t.
@@ -222,6 +208,108 @@ class Row {
     return (tile + 1) * kTile <= vocab_ ? logits_ + tile * kTile : reinterpret_cast<const T*>(s_.last_tile);
   }
   const uint64_t* masked_at(int64_t tile) const { return (edits_ ? s_.masked : s_.unmasked) + tile * (kTile / 64); }
+
+  // The edited tokens' logits do not count towards their groups' maxima, their values after stage 5 do.
+  void edit_maxima() {
+    edits_->apply(logits_);
+    const int64_t n = edits_->size();
+    const int32_t* ids = edits_->ids();
+    for (int64_t e = 0; e < n; ++e) {
+      const float logit = edits_->logits()[e];
+      if (!(logit < s_.group_maxima[group_of(ids[e])])) s_.touched[ids[e] / kTile] = 1;
+    }
+    for (int64_t tile = 0; tile < tiles_; ++tile) {
+      if (!s_.touched[tile]) continue;
+      s_.touched[tile] = 0;
+      Floats best = all(-infinity());
+      for (int64_t i = 0; i < kTile; i += kLanes) best = max_or(load_masked(tile, i), best);
+      store(s_.group_maxima + tile * kLanes, best);
+    }
+    if (edits_->allowed_only())
+      for (int64_t g = 0; g < tiles_ * kLanes; ++g) s_.group_maxima[g] = -infinity();
+    for (int64_t e = 0; e < n; ++e) {
+      float& group = s_.group_maxima[group_of(ids[e])];
+      group = edits_->values()[e] > group ? edits_->values()[e] : group;
+    }
+  }
+
+  static int64_t group_of(int32_t id) { return id / kTile * kLanes + id % kLanes; }
+
+  int64_t count_groups(float t) const {
+    int64_t count = 0;
+    for (int64_t g = 0; g < tiles_ * kLanes; g += kLanes)
+      count += __builtin_popcount(at_least(load(s_.group_maxima + g), all(t)));
+    return count;
+  }
+
+  // After the untouched candidates, tile_begin[tiles_] of them, come the edited tokens of at least t.
+  void add_edited_candidates(float t) {
+    int64_t n = s_.tile_begin[tiles_];
+    for (int64_t e = 0; e < edited(); ++e) {
+      s_.values[n] = edits_->values()[e];
+      n += edits_->values()[e] >= t;
+    }
+    candidates_ = n;
+    low_ = t;
+    focused_ = true;
+  }
+
+  // About where TopP's threshold lies, or a little below, judged by the group maxima alone; +inf where they do not tell.
+  // A quarter of an octave of mass at a time: if a share f of all groups has tokens down to here, scattered tokens number
+  // -ln(1 - f) per group. Masses so small that every group has one cannot be counted this way.
+  float guess_threshold(uint64_t p) {
+    constexpr int kSteps = 4 * 24;
+    const int64_t groups = tiles_ * kLanes;
+    int32_t count[kSteps + 1] = {};
+    masses(s_.group_maxima, groups, of_, s_.bracket_mass);
+    constexpr int32_t kTop = (127 + kMassBits) * 4;  // exponent and two more bits of the maximum's mass as a float32
+    for (int64_t g = 0; g < groups; ++g) {
+      const int32_t step = kTop - int32_t(float_to_bits(float(int64_t(s_.bracket_mass[g]))) >> 21);
+      ++count[step < kSteps ? step : kSteps];
+    }
+    float found[kSteps], mass = 0, tokens = 0;
+    int64_t reached = 0;
+    int steps = 0;
+    for (; steps < kSteps; ++steps) {
+      reached += count[steps];
+      if (reached >= groups) break;
+      const float all_tokens = -std::log(1.0f - float(reached) / float(groups)) * float(groups);
+      mass += (all_tokens - tokens) * bits_to_float(uint32_t((127 * 4 - steps) << 21));
+      tokens = all_tokens;
+      found[steps] = mass;
+    }
+    const float wanted = mass * (1 - 0.75f * (1 - float(double(p) / 4294967296.0)));  // with some to spare
+    for (int step = 0; step < steps; ++step)
+      if (found[step] >= wanted) return lowest_with_exponent(-0.25f * float(step + 1), of_.maximum, scale_);
+    return infinity();
+  }
+
+  // Appends the untouched tokens of a tile that are at least t to the candidates, of which there are n. -> how many then.
+  int64_t gather(int64_t tile, float t, int64_t n, Lanes reached) const {
+    const T* p = at(tile);
+    const uint64_t* words = masked_at(tile);
+    if (kHasCompress && __builtin_popcount(reached) > kLanes / 4) {
+      for (uint64_t i = 0; i < kTile; i += kLanes) {
+        const Floats x = load(p + i);
+        n += compress(s_.values + n, x, at_least(x, all(t)) & ~lanes_at(words, i));
+      }
+      return n;
+    }
+    for (int64_t i = 0; i < kTile; i += 64)
+      for (uint64_t word = word_at_least(p + i, all(t)) & ~words[i / 64]; word; word &= word - 1)
+        s_.values[n++] = widen(p[i + __builtin_ctzll(word)]);
+    return n;
+  }
+
+  // The same among the candidates begin .. end of the last focus, in place.
+  int64_t filter(int64_t begin, int64_t end, float t, int64_t n) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float x = s_.values[i];
+      s_.values[n] = x;
+      n += x >= t;
+    }
+    return n;
+  }
 
   bool find_nan() const {
     for (int64_t tile = 0; tile < tiles_; ++tile) {
@@ -249,13 +337,17 @@ class Row {
     return count;
   }
 
-  uint64_t mass_of_tile(int64_t tile) const {
+  // Gathers the untouched tokens of at least guess_ on the way, if asked to.
+  template <bool kGather>
+  uint64_t mass_of_tile(int64_t tile, int64_t& n) const {
     Longs even{}, odd{};
     Floats x[kUnroll];
     for (int64_t i = 0; i < kTile; i += kUnroll * kLanes) {
       PLD_EACH x[u] = load_masked(tile, i + u * kLanes);
+      if (kGather && kHasCompress) PLD_EACH n += compress(s_.values + n, x[u], at_least(x[u], all(guess_)));
       add_masses(masses_of(x, of_), even, odd);
     }
+    if (kGather && !kHasCompress) n = gather(tile, guess_, n, kAllLanes);
     return sum(even + odd);
   }
 
@@ -267,7 +359,7 @@ class Row {
   int64_t tiles_;
   Scale of_{};
   bool saw_nan_ = false, focused_ = false;
-  float low_ = lowest_finite();
+  float low_ = lowest_finite(), guess_ = infinity();
   int64_t candidates_ = 0;
 };
 

@@ -48,19 +48,20 @@ struct RowResult {
 };
 
 // Working memory of one thread for rows of up to `vocab` tokens. Large but lazily committed: a step touches what it needs.
-// `masked` and `slot` are kept between rows: all bits of `masked` are 0 between rows, `slot` may hold anything.
+// Between rows all bits of `masked` and all of `touched` are 0.
 struct Scratch {
   int64_t vocab;         // capacity, a multiple of kTile
   uint64_t* masked;      // [vocab / 64] tokens that passes over the logits read as -inf
   uint64_t* unmasked;    // [vocab / 64] zeros
-  int32_t* slot;         // [vocab] where an edited token stands in the arrays below
   int32_t* ids;          // [vocab] edited tokens,
+  float* raw;            // [vocab] their logits,
   float* edited;         // [vocab] their values after stage 5,
   float* bias;           // [vocab]
   int32_t* counts;       // [vocab] how often each was generated,
   uint8_t* edit_flags;   // [vocab]
   float* group_maxima;   // [vocab / 64]
   uint8_t* special;      // [vocab / kTile] tiles that hold a NaN or an infinity
+  uint8_t* touched;      // [vocab / kTile] tiles whose maxima an edit took away
   uint64_t* tile_mass;   // [vocab / kTile]
   int64_t* tile_begin;   // [vocab / kTile + 1]
   float* values;         // [vocab + kPad] candidates in the order of their ids, then edited ones
@@ -71,7 +72,8 @@ struct Scratch {
   float* last_tile;      // [kTile] the last tile's logits of any type, padded
   int64_t* top_ids;      // [vocab + kPad] twice, for sorting
   float* top_values;     // [vocab + kPad] twice
-  int32_t* borders;      // [history_capacity] of the n-gram being looked for
+  int32_t* borders;      // [history capacity] of the n-gram being looked for
+  int32_t* places;       // [8 * vocab + 1024] hash table from token to its place among the edited ones
 };
 
 struct RowKernels {
@@ -80,6 +82,8 @@ struct RowKernels {
   void (*sample_step)(const RowInput&, const RowRequest&, Scratch&, RowResult&);
   void (*process_logits)(const RowInput&, Scratch&, float* out);
   void (*masses)(const float* x, int64_t n, float maximum, float scale, uint64_t* out);
+  // The largest logit of a row and nothing else: what reading the row once costs, for benchmarks to compare with.
+  float (*read)(const RowInput&);
   int64_t (*find)(const int32_t* values, int64_t n, int32_t value);  // first place of value, or n
 };
 

@@ -14,8 +14,12 @@ struct Normaliser {
   float maximum;
   double temperature, log_total;
   Normaliser(float maximum, double temperature, uint64_t mass)
-      : maximum(maximum), temperature(temperature), log_total(std::log(std::ldexp(double(mass), -kMassBits))) {}
+      : maximum(maximum),
+        // The scale is at most the largest float32.
+        temperature(temperature < 0x1.715476p-128 ? 0x1.715476p-128 : temperature),
+        log_total(std::log(std::ldexp(double(mass), -kMassBits))) {}
   float logprob(float x) const {
+    if (x != maximum && x - maximum == -infinity()) return -infinity();  // no mass: too far below for float32
     const double d = x == maximum ? 0.0 : double(x) - double(maximum);
     return float(d / temperature - log_total);
   }

@@ -45,14 +45,16 @@ struct ThreadScratch {
     s.vocab = 0;
     memory.allocate(s.masked, n / 64);
     memory.allocate(s.unmasked, n / 64);
-    memory.allocate(s.slot, n);
+    memory.allocate(s.places, 8 * n + 1024);
     memory.allocate(s.ids, n);
+    memory.allocate(s.raw, n);
     memory.allocate(s.edited, n);
     memory.allocate(s.bias, n);
     memory.allocate(s.counts, n);
     memory.allocate(s.edit_flags, n);
     memory.allocate(s.group_maxima, n / 64);
     memory.allocate(s.special, n / kTile);
+    memory.allocate(s.touched, n / kTile);
     memory.allocate(s.tile_mass, n / kTile);
     memory.allocate(s.tile_begin, n / kTile + 1);
     memory.allocate(s.values, n + kPad);

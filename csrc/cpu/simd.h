@@ -31,6 +31,7 @@ typedef float Floats __attribute__((vector_size(kLanes * 4)));
 typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
 typedef uint64_t Longs __attribute__((vector_size(kLanes * 4)));  // half as many lanes
+typedef int32_t HalfInts __attribute__((vector_size(kLanes * 2)));     // as many lanes as Longs
 typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
 typedef uint32_t Lanes;  // one bit per lane, lane 0 lowest
 
@@ -57,6 +58,14 @@ inline To reinterpret(From from) {
 inline Floats load(const float* p) {
   Floats x;
   std::memcpy(&x, p, sizeof(x));
+  return x;
+}
+
+// x, held in a register: keeps the compiler from folding one load into several instructions and so reading twice.
+inline Floats once(Floats x) {
+#if defined(__x86_64__)
+  asm("" : "+v"(x));
+#endif
   return x;
 }
 
@@ -123,6 +132,22 @@ inline Lanes at_least(Floats x, Floats y) {
 #endif
 }
 
+// Lanes of the tokens i .. i + kLanes in a bitmap of one bit per token; i is a multiple of kLanes.
+inline Lanes lanes_at(const uint64_t* bitmap, uint64_t i) {
+#if defined(PLD_AVX512)
+  uint16_t lanes;  // straight from memory to a mask register, without shifts
+  std::memcpy(&lanes, reinterpret_cast<const char*>(bitmap) + i / 8, sizeof(lanes));
+  return lanes;
+#else
+  return Lanes(bitmap[i / 64] >> (i % 64)) & kAllLanes;
+#endif
+}
+
+// Whether no lane is a NaN or an infinity.
+inline bool all_finite(Floats x) {
+  return at_least(x - x, all(0.0f)) == kAllLanes;
+}
+
 inline Ints mask_of(Lanes lanes) {
 #if defined(PLD_AVX512)
   return reinterpret<Ints>(_mm512_movm_epi32(lanes));
@@ -133,26 +158,45 @@ inline Ints mask_of(Lanes lanes) {
 #endif
 }
 
-// x, but -inf in the given lanes.
-inline Floats masked(Floats x, Lanes lanes) {
+// x, but `other` in the given lanes.
+inline Floats masked(Floats x, Lanes lanes, Floats other) {
 #if defined(PLD_AVX512)
-  return _mm512_mask_mov_ps(x, __mmask16(lanes), all(-infinity()));
+  return _mm512_mask_mov_ps(x, __mmask16(lanes), other);
 #else
   const Ints mask = mask_of(lanes);
-  return reinterpret<Floats>((reinterpret<Ints>(x) & ~mask) | (mask & reinterpret<Ints>(all(-infinity()))));
+  return reinterpret<Floats>((reinterpret<Ints>(x) & ~mask) | (mask & reinterpret<Ints>(other)));
 #endif
 }
 
+#if defined(PLD_AVX512)
+constexpr bool kHasCompress = true;
+
 // Writes the given lanes of x one after the other, and anything at all up to kLanes floats from p. -> how many it was.
 inline int compress(float* p, Floats x, Lanes lanes) {
-#if defined(PLD_AVX512)
   _mm512_storeu_ps(p, _mm512_maskz_compress_ps(__mmask16(lanes), x));
   return __builtin_popcount(lanes);
+}
+
+// The same for kLanes numbers of 64 bits from `from`, which may overlap p from above. -> the sum of other lanes, in parts.
+inline Longs compress(uint64_t* p, const uint64_t* from, Lanes lanes, Lanes others) {
+  const __m512i low = _mm512_loadu_si512(from), high = _mm512_loadu_si512(from + 8);
+  _mm512_storeu_si512(p, _mm512_maskz_compress_epi64(__mmask8(lanes), low));
+  _mm512_storeu_si512(p + __builtin_popcount(lanes & 0xff), _mm512_maskz_compress_epi64(__mmask8(lanes >> 8), high));
+  return reinterpret<Longs>(_mm512_add_epi64(_mm512_maskz_mov_epi64(__mmask8(others), low),
+                                             _mm512_maskz_mov_epi64(__mmask8(others >> 8), high)));
+}
 #else
-  int n = 0;
-  for (; lanes; lanes &= lanes - 1) p[n++] = x[__builtin_ctz(lanes)];
-  return n;
+constexpr bool kHasCompress = false;
+inline int compress(float*, Floats, Lanes) { return 0; }  // never called
+inline Longs compress(uint64_t*, const uint64_t*, Lanes, Lanes) { return {}; }
 #endif
+
+// One bit for each of 64 tokens that is at least t.
+template <class T>
+inline uint64_t word_at_least(const T* p, Floats t) {
+  uint64_t word = 0;
+  for (int i = 0; i < 64; i += kLanes) word |= uint64_t(at_least(load(p + i), t)) << i;
+  return word;
 }
 
 inline float largest(Floats x) {

@@ -1,0 +1,120 @@
+"""Collects what the benchmarks measure, says it while they run, and writes it to a file if asked to."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import machine
+from measure import Entry, entries_of, interleave, rows_of
+
+RESULTS = pytest.StashKey[list]()
+BEGIN = pytest.StashKey[dict]()
+FOLDER = Path(__file__).parent / "results"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--bench-results",
+        nargs="?",
+        const="1",
+        default=os.environ.get("PYLLMDECODE_BENCH_RESULTS", ""),
+        metavar="FILE",
+        help="write the results as JSON, to bench/results/<machine>.json where no file is named "
+        "(default: $PYLLMDECODE_BENCH_RESULTS, 1 for no name)",
+    )
+
+
+def pytest_configure(config):
+    config.stash[RESULTS] = []
+    config.stash[BEGIN] = machine.describe()
+    torch.set_num_threads(1)
+
+
+class Replay:
+    """A clock that shows times already taken. pytest-benchmark runs one function after the other and would not interleave;
+    with this as its timer, it shows the interleaved times of the first contender instead of a second measurement."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.pending = iter(())
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self) -> None:
+        self.now += next(self.pending) / 1e9
+
+
+REPLAY = Replay()
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        item.add_marker(pytest.mark.benchmark(timer=REPLAY))
+
+
+@pytest.fixture
+def measure(request, benchmark):
+    """measure(group, cases, ...): interleaves the contenders of {point: case}; -> the entries."""
+    config = request.config
+
+    def run(group: str, cases: dict, goals=None, pools=None, seconds: float = 1.0) -> list[Entry]:
+        entries = entries_of(cases, pools)
+        interleave(entries, seconds)
+        rows = rows_of(entries, goals)
+        config.stash[RESULTS].append({"group": group, "rows": rows})
+        say(config, *(_line(group, row) for row in rows))
+        times = [ns for calls in entries[0].samples for ns in calls]
+        REPLAY.pending = iter(times)
+        benchmark.pedantic(REPLAY.advance, rounds=len(times))
+        benchmark.extra_info["rows"] = rows
+        return entries
+
+    return run
+
+
+@pytest.fixture
+def add_goal(request):
+    """Adds a goal over several points to the last measurement, and says it."""
+
+    def add(result: dict) -> None:
+        request.config.stash[RESULTS][-1]["rows"][-1]["goals"].append(result)
+        say(request.config, _goal(result))
+
+    return add
+
+
+def pytest_sessionfinish(session):
+    target, results = session.config.getoption("--bench-results"), session.config.stash[RESULTS]
+    if not target or not results:
+        return
+    path = FOLDER / f"{machine.name()}.json" if target == "1" else Path(target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    here = {**session.config.stash[BEGIN], "load_at_the_end": machine.load()}
+    path.write_text(json.dumps({"machine": here, "results": results}, indent=1, ensure_ascii=False) + "\n")
+    say(session.config, f"Results are in {path}")
+
+
+def say(config, *lines: str) -> None:
+    """On the terminal at once, past pytest's capturing."""
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        for line in ("", *lines):
+            config.pluginmanager.getplugin("terminalreporter").write_line(line)
+
+
+def _line(group: str, row: dict) -> str:
+    times = ", ".join(f"{name} {time['median']:.1f}" for name, time in row["times"].items())
+    ratios = [f"{name} {row['ratios'][name]['median']:.2f}" for name in ("step / read",) if name in row["ratios"]]
+    peers = ("transformers / step", "torch / step", "torch-topk / step")
+    ratios += [f"{name} {row['ratios'][name]['median']:.0f}" for name in peers if name in row["ratios"]]
+    goals = "".join("\n" + _goal(result) for result in row["goals"])
+    return f"{group}, {row['point']}: µs {times}; {', '.join(ratios)}{goals}"
+
+
+def _goal(result: dict) -> str:
+    sense = "at least" if result["at_least"] else "at most"
+    bound = f"{sense} {result['bound']:g} {result['unit']}".rstrip()
+    return f"  {'met' if result['met'] else 'NOT MET'}: {result['text']} {result['reached']['median']:.2f}, {bound}"

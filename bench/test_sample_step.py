@@ -1,0 +1,21 @@
+"""The cases the project is judged by, real logits, and other sizes: every contender, interleaved."""
+
+import os
+
+import cases
+import pytest
+
+
+@pytest.mark.parametrize("case", cases.goal_cases(), ids=lambda case: case.name)
+def test_goal(measure, case):
+    measure("One row", {case.name: case})
+
+
+@pytest.mark.parametrize("case", cases.trace_cases(), ids=lambda case: case.name)
+def test_trace(measure, case):
+    measure("Real logits", {case.name: case})
+
+
+@pytest.mark.parametrize("case", cases.shape_cases(os.cpu_count() or 1), ids=lambda case: case.name)
+def test_shape(measure, case):
+    measure("Sizes", {case.name: case})

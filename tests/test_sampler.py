@@ -1,0 +1,334 @@
+"""`Sampler` on every backend against a plain model of it: lists of tokens, and the stateless reference with them."""
+
+import dataclasses
+
+import hypothesis.stateful as stateful
+import numpy as np
+import pytest
+import torch
+from cases import INF, LISTS, NAN, assert_equal, assert_same, draws, hard_params, normal, repetitive, sampling_params
+from hypothesis import settings
+from hypothesis import strategies as st
+
+import pyllmdecode as pld
+from pyllmdecode import BAD_HISTORY_ID, EMPTY_ROW, SamplingParams
+
+VOCAB = 40
+
+
+@dataclasses.dataclass
+class Request:
+    params: SamplingParams
+    tokens: list[int]
+    prompt: int
+
+
+class Mirror:
+    """A sampler and its model; every step is compared. All parameters must have seeds."""
+
+    def __init__(self, backend, vocab=VOCAB, max_batch=4, max_length=64):
+        self.vocab, self.max_batch, self.max_length = vocab, max_batch, max_length
+        self.sampler = backend.sampler(vocab, max_batch, max_length)
+        self.requests: dict[int, Request] = {}
+
+    @property
+    def free(self):
+        return [slot for slot in range(self.max_batch) if slot not in self.requests]
+
+    def with_room(self):
+        return [slot for slot, request in sorted(self.requests.items()) if len(request.tokens) < self.max_length]
+
+    def add(self, params, prompt):
+        slot = self.sampler.add(params, prompt)
+        assert slot == self.free[0]
+        tokens = [token if 0 <= token < self.vocab else -1 for token in list(prompt)]
+        self.requests[slot] = Request(params, tokens, len(tokens))
+        self.check()
+        return slot
+
+    def fork(self, slot, params=None):
+        copy, source = self.sampler.fork(slot, params), self.requests[slot]
+        assert copy == self.free[0]
+        self.requests[copy] = Request(params or source.params, list(source.tokens), source.prompt)
+        self.check()
+        return copy
+
+    def remove(self, slot):
+        self.sampler.remove(slot)
+        del self.requests[slot]
+        self.check()
+
+    def step(self, logits, slots=None, **options):
+        rows = sorted(self.requests) if slots is None else [int(slot) for slot in slots]
+        requests = [self.requests[slot] for slot in rows]
+        expected = pld.sample(
+            logits,
+            [request.params for request in requests],
+            [request.tokens for request in requests],
+            prompt_lengths=[request.prompt for request in requests],
+            backend="reference",
+            **options,
+        )
+        got = self.sampler.step(logits.to(self.sampler.device), slots, **options)
+        assert_same(got._replace(**{name: t.cpu() for name, t in got._asdict().items() if t is not None}), expected)
+        for request, token in zip(requests, expected.token_ids.tolist(), strict=True):
+            if token >= 0:
+                request.tokens.append(token)
+        self.check()
+        return expected
+
+    def check(self):
+        assert self.sampler.slots == tuple(sorted(self.requests))
+        for slot, request in self.requests.items():
+            history = self.sampler.history(slot)
+            assert history.dtype == torch.int64 and history.tolist() == request.tokens, slot
+
+
+def test_continuous_batching(backend):
+    """Requests with all kinds of parameters join, leave, fork and step in subsets, in any order."""
+    rng = np.random.default_rng(0)
+    mirror = Mirror(backend, vocab=600, max_batch=6, max_length=90)
+    kinds = list(hard_params(600).values())
+    for turn in range(160):
+        if mirror.free and (rng.random() < 0.3 or not mirror.requests):
+            prompt = repetitive(int(rng.integers(0, 40)), int(rng.choice([2, 9, 600])), seed=turn)
+            if turn % 5 == 0:
+                prompt[::7] = [-1, 600, 2**40, -5][turn // 5 % 4 :][:1] * len(prompt[::7])
+            mirror.add(dataclasses.replace(kinds[turn % len(kinds)], seed=turn), prompt)
+        elif mirror.free and rng.random() < 0.1:
+            params = dataclasses.replace(kinds[turn % len(kinds)], seed=turn)
+            mirror.fork(int(rng.choice(list(mirror.requests))), params if turn % 2 else None)
+        elif rng.random() < 0.1:
+            mirror.remove(int(rng.choice(list(mirror.requests))))
+        slots = mirror.with_room()
+        if rng.random() < 0.5 or slots != sorted(mirror.requests):
+            slots = rng.permutation(slots)[: rng.integers(0, len(slots) + 1)].tolist()
+            given = [torch.tensor(slots, dtype=torch.int64), slots, tuple(slots)][turn % 3]
+        else:
+            given = None
+        logits = normal(len(slots), 600, seed=turn).round(decimals=turn % 3)
+        logits[turn % 2 :: 4, turn % 600] = [INF, NAN, -INF, 3e38][turn % 4]
+        if turn % 9 == 0:
+            logits[:1] = -INF
+        options = dict(LISTS[turn % len(LISTS)])
+        if turn % 4 == 1:
+            options["uniforms"] = draws(len(slots), seed=turn)
+        mirror.step(logits.to([torch.float32, torch.float16, torch.bfloat16][turn % 3]), given, **options)
+    assert max(len(request.tokens) for request in mirror.requests.values()) > 40
+
+
+def test_counts_over_a_long_generation(backend):
+    """A token drawn a hundred times has been penalised a hundred times, whatever happened to the slot in between."""
+    mirror = Mirror(backend, vocab=12, max_batch=3, max_length=420)
+    params = SamplingParams(frequency_penalty=0.05, presence_penalty=0.4, repetition_penalty=1.1, seed=3)
+    mirror.add(params, [0, 1, 1, 11])
+    mirror.add(SamplingParams(frequency_penalty=-0.01, no_repeat_ngram_size=5, seed=4), [])
+    for turn in range(400):
+        mirror.step(normal(len(mirror.requests), 12, seed=turn))
+        if turn == 200:
+            mirror.fork(0)
+        if turn == 300:
+            mirror.remove(0)
+    assert max(np.bincount(mirror.requests[2].tokens)) >= 30
+
+
+def test_empty_rows_do_not_advance(backend):
+    mirror = Mirror(backend)
+    params = SamplingParams(seed=9)
+    mirror.add(params, [5, 6])
+    mirror.add(params, [5, 6])
+    logits = normal(2, VOCAB, seed=1)
+    blocked = logits.clone()
+    blocked[0] = -INF
+    out = mirror.step(blocked, logprobs="raw", top_logprobs=2)
+    assert out.token_ids[0] == -1 and out.status.tolist() == [EMPTY_ROW, 0]
+    assert mirror.sampler.history(0).tolist() == [5, 6] and len(mirror.sampler.history(1)) == 3
+    token = mirror.step(logits[:1], [0]).token_ids
+    assert mirror.sampler.history(0).tolist() == [5, 6, token.item()]
+    # The position was that of the second token, so the draw is the one that row 1 had then.
+    assert_equal(mirror.sampler.history(1)[2:], pld.sample(logits[1:], params, [[5, 6]]).token_ids, "token")
+    # A full slot is refused even where its row would turn out empty.
+    mirror = Mirror(backend, max_length=2)
+    mirror.add(params, [5, 6])
+    with pytest.raises(ValueError, match="row 0: slot 0: its history is full"):
+        mirror.sampler.step(torch.full((1, VOCAB), -INF, device=mirror.sampler.device))
+
+
+def test_many_empty_steps_leave_the_room_as_it_is(backend):
+    mirror = Mirror(backend, max_length=3)
+    mirror.add(SamplingParams(seed=1), [])
+    for _ in range(5):
+        mirror.step(torch.full((1, VOCAB), NAN))
+    for _ in range(3):
+        mirror.step(normal(1, VOCAB))
+    with pytest.raises(ValueError, match="its history is full"):
+        mirror.step(normal(1, VOCAB))
+
+
+def test_full_history(backend):
+    """Refused before anything is drawn: the other rows and torch's generator are as before."""
+    mirror = Mirror(backend, max_length=5)
+    mirror.add(SamplingParams(seed=1), [])
+    mirror.add(SamplingParams(seed=2), [1, 2, 3])
+    logits = normal(2, VOCAB)
+    for _ in range(2):
+        mirror.step(logits)
+    for slots in (None, [0, 1], [1, 0], [1]):
+        rows = logits if slots != [1] else logits[:1]
+        row = {None: 1}.get(slots and tuple(slots), slots and slots.index(1))
+        with pytest.raises(ValueError, match=rf"row {row}: slot 1: its history is full; .*max_length = 5"):
+            mirror.sampler.step(rows.to(mirror.sampler.device), slots)
+        mirror.check()
+    mirror.step(logits[:1], [0])
+    mirror.remove(1)
+    mirror.add(SamplingParams(seed=2), [1, 2, 3])
+    mirror.step(logits)
+    mirror.add(SamplingParams(), [4] * 5)
+    with pytest.raises(ValueError, match="row 2: slot 2: its history is full"):
+        mirror.sampler.step(normal(3, VOCAB).to(mirror.sampler.device))
+    with pytest.raises(ValueError, match=r"prompt_ids: got 6 tokens; accepted: at most max_length = 5"):
+        mirror.sampler.add(SamplingParams(), [4] * 6)
+    mirror.check()
+
+
+def test_slots(backend):
+    mirror = Mirror(backend, max_batch=3)
+    for seed in range(3):
+        mirror.add(SamplingParams(seed=seed), [seed])
+    for refused in (lambda: mirror.sampler.add(SamplingParams(), []), lambda: mirror.sampler.fork(0)):
+        with pytest.raises(RuntimeError, match="no free slot: all 3 are taken"):
+            refused()
+    mirror.remove(1)
+    mirror.remove(0)
+    assert mirror.add(SamplingParams(seed=7), []) == 0
+    assert mirror.fork(2) == 1
+    mirror.step(normal(3, VOCAB))
+    mirror.step(normal(3, VOCAB), (2, 0, 1))
+    mirror.step(normal(0, VOCAB), [])
+    mirror.step(normal(2, VOCAB), range(1, 3))
+    mirror.step(normal(2, VOCAB), np.array([2, 0]))
+
+
+def test_a_slot_has_no_memory_of_its_former_request(backend):
+    """Penalties, counts, bans, lists, flags and length all begin anew."""
+    mirror = Mirror(backend, max_batch=1)
+    everything = dataclasses.replace(hard_params(VOCAB)["everything"], seed=1)
+    for turn, params in enumerate([everything, SamplingParams(frequency_penalty=2.0, repetition_penalty=1.5, seed=2)] * 3):
+        mirror.add(params, [[1, 2, 1, 2, -1], [3], []][turn % 3])
+        for step in range(6 + turn):
+            out = mirror.step(normal(1, VOCAB, seed=step), top_logprobs=3)
+        assert out.status.item() == (BAD_HISTORY_ID if turn % 3 == 0 else 0)
+        mirror.remove(0)
+
+
+def test_prompts_in_every_form(backend):
+    tokens = [3, 39, 3, -1, 40, 2**33]
+    strided = torch.tensor([tokens, tokens]).t().reshape(-1)[::2]
+    forms = [tokens, tuple(tokens), torch.tensor(tokens), strided, np.array(tokens)]
+    mirror = Mirror(backend, max_batch=8)
+    for form in forms:
+        mirror.add(SamplingParams(seed=5, repetition_penalty=1.5), form)
+    for dtype in (torch.int32, torch.int16, torch.uint8):
+        mirror.add(SamplingParams(seed=5, repetition_penalty=1.5), torch.tensor([3, 39, 3, 200, 201, 202], dtype=dtype))
+    out = mirror.step(normal(1, VOCAB).expand(8, -1))
+    assert out.status.tolist() == [BAD_HISTORY_ID] * 8 and len(set(out.token_ids.tolist())) == 1
+
+
+def test_nothing_given_is_kept_or_handed_out(backend):
+    """Later writes to the prompt, to the logits or to history() do not reach the sampler."""
+    mirror = Mirror(backend)
+    prompt = torch.tensor([1, 2, 3])
+    mirror.add(SamplingParams(seed=1, repetition_penalty=2.0), prompt)
+    prompt.fill_(7)
+    mirror.requests[0].tokens[:] = [1, 2, 3]
+    mirror.sampler.history(0).fill_(9)
+    mirror.check()
+    logits = normal(1, VOCAB)
+    mirror.step(logits)
+    logits.fill_(NAN)
+    mirror.step(normal(1, VOCAB, seed=2))
+
+
+def test_outputs_belong_to_the_sampler(native):
+    """Steps of one shape write to the same tensors; those of other shapes and of other samplers do not."""
+    sampler, other = (native.sampler(VOCAB, 3, 64) for _ in range(2))
+    for _ in range(2):
+        sampler.add(SamplingParams(seed=1), [])
+    other.add(SamplingParams(seed=2), [])
+    first = sampler.step(normal(2, VOCAB), logprobs="raw", top_logprobs=2)
+    copies = [t.clone() for t in first]
+    sampler.step(normal(1, VOCAB, seed=5), [1], logprobs="raw", top_logprobs=2)
+    sampler.step(normal(2, VOCAB, seed=6), logprobs="processed", top_logprobs=2)
+    other.step(normal(1, VOCAB, seed=7), logprobs="raw", top_logprobs=2)
+    for one, copy in zip(first, copies, strict=True):
+        assert_equal(one, copy, "untouched")
+    second = sampler.step(normal(2, VOCAB, seed=8), logprobs="raw", top_logprobs=2)
+    assert [t.data_ptr() for t in first] == [t.data_ptr() for t in second]
+
+
+def generated(sampler, slot, steps):
+    return [sampler.step(normal(1, VOCAB, seed=s).to(sampler.device), [slot]).token_ids.item() for s in range(steps)]
+
+
+def test_seeds(backend):
+    """A seed that is not given is drawn once, at add and at fork; steps draw none."""
+    sampler = backend.sampler(VOCAB, 8, 64)
+    torch.manual_seed(1)
+    a, b = (sampler.add(SamplingParams(), []) for _ in range(2))
+    torch.manual_seed(1)
+    c = sampler.add(SamplingParams(), [])
+    state = torch.get_rng_state()
+    given = sampler.add(SamplingParams(seed=11), [])
+    tokens = {slot: generated(sampler, slot, 30) for slot in (a, b, c, given)}
+    assert torch.equal(torch.get_rng_state(), state)
+    assert tokens[a] == tokens[c] != tokens[b]
+    sampler.remove(b)
+    same, fresh = sampler.fork(given), sampler.fork(a)
+    other = sampler.fork(a, SamplingParams(seed=11))
+    assert sampler.history(fresh).tolist() == tokens[a]
+    state_after = torch.get_rng_state()
+    more = {slot: generated(sampler, slot, 30) for slot in (given, same, a, fresh, other)}
+    assert more[given] == more[same] == more[other] and more[a] != more[fresh] != more[given]
+    assert torch.equal(torch.get_rng_state(), state_after) and not torch.equal(state_after, state)
+
+
+class SamplerMachine(stateful.RuleBasedStateMachine):
+    def __init__(self, backend):
+        super().__init__()
+        self.mirror = Mirror(backend, vocab=9, max_batch=3, max_length=14)
+
+    def slot(self, data):
+        return data.draw(st.sampled_from(sorted(self.mirror.requests)))
+
+    @stateful.precondition(lambda self: self.mirror.free)
+    @stateful.rule(params=sampling_params(9), prompt=st.lists(st.integers(-2, 10), max_size=14))
+    def add(self, params, prompt):
+        self.mirror.add(params, prompt)
+
+    @stateful.precondition(lambda self: self.mirror.requests and self.mirror.free)
+    @stateful.rule(data=st.data(), params=st.none() | sampling_params(9))
+    def fork(self, data, params):
+        self.mirror.fork(self.slot(data), params)
+
+    @stateful.precondition(lambda self: self.mirror.requests)
+    @stateful.rule(data=st.data())
+    def remove(self, data):
+        self.mirror.remove(self.slot(data))
+
+    @stateful.rule(data=st.data(), seed=st.integers(0, 99), options=st.sampled_from(LISTS), all_slots=st.booleans())
+    def step(self, data, seed, options, all_slots):
+        slots = self.mirror.with_room()
+        if all_slots and slots == sorted(self.mirror.requests):
+            slots, count = None, len(slots)
+        else:
+            slots = data.draw(st.permutations(slots))[: data.draw(st.integers(0, len(slots)))]
+            count = len(slots)
+        logits = normal(count, 9, seed=seed).round(decimals=seed % 2)
+        logits[seed % 5 :: 3, : seed % 10] = -INF
+        self.mirror.step(logits, slots, **options)
+
+
+def test_any_sequence_of_calls(backend):
+    stateful.run_state_machine_as_test(
+        lambda: SamplerMachine(backend), settings=settings(max_examples=25, stateful_step_count=30)
+    )
