@@ -1,6 +1,8 @@
 # Everything runs in .venv with the versions of constraints.txt. `make` alone lists the targets.
 PYTHON ?= python3
-PYTEST_ARGS ?=
+# Two processes: the tests are many and small. More gain little, as a test may use threads of its own.
+PYTEST_ARGS ?= -n 2
+BENCH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
@@ -52,7 +54,7 @@ test-sanitize: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/sanitize.sh
 
 bench: build
-	$(BIN)/python -m pytest bench --benchmark-only $(PYTEST_ARGS)
+	$(BIN)/python -m pytest bench --benchmark-only $(BENCH_ARGS)
 
 # tables.h is generated, and a test compares it with what generates it.
 CXX_FILES = $(shell find csrc -name tables.h -o -name '*.cpp' -print -o -name '*.h' -print -o -name '*.cu*' -print)

@@ -58,6 +58,7 @@ def ninja_file(output: Path, build: Path) -> str:
     link = "-undefined dynamic_lookup" if platform.system() == "Darwin" else ""
     lines = [
         "ninja_required_version = 1.5",
+        f"builddir = {build}",
         f"cxx = {compiler}",
         f"cxxflags = {CXXFLAGS} {includes} {extra}",
         f"ldflags = {link} -pthread {os.environ.get('PYLLMDECODE_LDFLAGS', '')}",

@@ -4,11 +4,11 @@ import json
 import os
 from pathlib import Path
 
+import machine
 import pytest
 import torch
-
-import machine
-from measure import Entry, entries_of, interleave, rows_of
+from figures import rows_of
+from measure import SECONDS, Entry, entries_of, interleave
 
 RESULTS = pytest.StashKey[list]()
 BEGIN = pytest.StashKey[dict]()
@@ -33,9 +33,18 @@ def pytest_configure(config):
     torch.set_num_threads(1)
 
 
+def pytest_report_header():
+    load = machine.load()
+    busy = ": other processes slow long calls more than short ones, so ratios come out too large" if load > 0.5 else ""
+    return f"load average {load}{busy}"
+
+
 class Replay:
-    """A clock that shows times already taken. pytest-benchmark runs one function after the other and would not interleave;
-    with this as its timer, it shows the interleaved times of the first contender instead of a second measurement."""
+    """A clock that shows times already taken.
+
+    pytest-benchmark runs one function after the other and would not interleave; with this as its timer, it shows the
+    interleaved times of the first contender instead of those of a second measurement.
+    """
 
     def __init__(self):
         self.now = 0.0
@@ -61,7 +70,7 @@ def measure(request, benchmark):
     """measure(group, cases, ...): interleaves the contenders of {point: case}; -> the entries."""
     config = request.config
 
-    def run(group: str, cases: dict, goals=None, pools=None, seconds: float = 1.0) -> list[Entry]:
+    def run(group: str, cases: dict, goals=None, pools=None, seconds: float = SECONDS) -> list[Entry]:
         entries = entries_of(cases, pools)
         interleave(entries, seconds)
         rows = rows_of(entries, goals)
@@ -69,6 +78,7 @@ def measure(request, benchmark):
         say(config, *(_line(group, row) for row in rows))
         times = [ns for calls in entries[0].samples for ns in calls]
         REPLAY.pending = iter(times)
+        benchmark.group = group
         benchmark.pedantic(REPLAY.advance, rounds=len(times))
         benchmark.extra_info["rows"] = rows
         return entries

@@ -43,7 +43,7 @@ def caches() -> dict[str, str]:
 def describe() -> dict:
     return {
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "caches": caches(),
         "system": f"{platform.system()} {platform.release()}",
         "isa": cpu.isa(),
@@ -61,13 +61,18 @@ def describe() -> dict:
     }
 
 
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def load() -> float:
     """Processes that wanted a core in the last minute: more of them than this one, and the times are noisy."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else -1.0
 
 
 def name() -> str:
-    """For a file of results, such as "amd-epyc-2-cores-avx512"."""
+    """For a file of results, such as "amd-epyc-family-26-2-cores-avx512"."""
     here = describe()
     return re.sub(r"[^a-z0-9]+", "-", f"{here['cpu']} {here['cores']} cores {here['isa']}".lower()).strip("-")
 

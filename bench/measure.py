@@ -2,17 +2,16 @@
 
 import gc
 import random
-import statistics
 from dataclasses import dataclass, field
 from functools import lru_cache
 from time import perf_counter
 
-import torch
-from torch import Tensor
-
 import machine
-from cases import Case, Goal, trace
-from contenders import Contender, prepare
+import torch
+from cases import Case, trace
+from contenders import prepare
+from interface import Contender
+from torch import Tensor
 from verify import check
 
 MIB = 2**20
@@ -46,6 +45,10 @@ class Pool:
         self.next += -(-batch * vocab // 64) * 64
         return self.data[begin : begin + batch * vocab].view(batch, vocab), begin // vocab % self.variants
 
+    def touch(self) -> None:
+        """Reads everything once, so that what fits into the cache is there."""
+        self.data.view(torch.int32).amax()
+
 
 @lru_cache(maxsize=4)
 def make_pool(dtype: torch.dtype, regime: str, source: str, largest: int, share: int = 1) -> Pool:
@@ -75,7 +78,7 @@ class Entry:
 
 
 def entries_of(cases: dict[str, Case], pools: dict[str, Pool] | None = None) -> list[Entry]:
-    """Entries for every contender of every case {point: case}, each checked. pools: {point: pool}; None: a common one."""
+    """Entries, checked, for every contender of every {point: case}. pools: {point: pool}; None: a common one."""
     if pools is None:
         largest = max(case.row_bytes * case.batch for case in cases.values())
         some = next(iter(cases.values()))
@@ -92,17 +95,25 @@ def entries_of(cases: dict[str, Case], pools: dict[str, Pool] | None = None) -> 
 def interleave(entries: list[Entry], seconds: float = SECONDS) -> None:
     """Fills the samples of the entries.
 
-    A round is every entry's turns, 1 for slow contenders and 8 for quick ones, in an order shuffled anew. So a drift of
-    the machine's speed meets all alike, nobody always follows the same other, and over the rounds all see the same logits.
+    A round is one turn of every slow contender and then eight of every quick one, each lot in an order shuffled anew.
+    So a drift of the machine's speed meets all alike, nobody always follows the same other, and over the rounds all
+    see the same logits. Slow ones use megabytes of scratch, so warm logits are warmed again after them.
     """
-    turns = [entry for entry in entries for _ in range(entry.contender.turns)]
+    slow = [entry for entry in entries if entry.contender.turns == 1]
+    quick = [entry for entry in entries if entry.contender.turns > 1 for _ in range(entry.contender.turns)]
+    pools = {id(entry.pool): entry.pool for entry in entries if entry.contender.case.regime == "warm"}
     order = random.Random(0)
 
     def one_round():
-        order.shuffle(turns)
         for entry in entries:
             entry.samples.append([])
-        for entry in turns:
+        order.shuffle(slow)
+        order.shuffle(quick)
+        for entry in slow:
+            entry.turn()
+        for pool in pools.values():
+            pool.touch()
+        for entry in quick:
             entry.turn()
 
     gc.collect()
@@ -120,68 +131,3 @@ def interleave(entries: list[Entry], seconds: float = SECONDS) -> None:
     finally:
         gc.enable()
         torch.set_num_threads(1)
-
-
-def summary(values: list[float]) -> dict:
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return {"median": median, "q1": low, "q3": high, "n": len(values)}
-
-
-def microseconds(entry: Entry) -> dict:
-    return summary([ns / 1e3 for calls in entry.samples for ns in calls])
-
-
-def paired(a: Entry, b: Entry, operation=lambda x, y: x / y) -> dict:
-    """Of the medians within each round, so that what changes from round to round cancels."""
-    medians = [[statistics.median(calls) / 1e3 for calls in entry.samples] for entry in (a, b)]
-    return summary([operation(x, y) for x, y in zip(*medians)])
-
-
-def goal(text: str, unit: str, reached: dict, bound: float, at_least: bool = False) -> dict:
-    """unit: "times", "µs", or "" for a number."""
-    met = reached["median"] >= bound if at_least else reached["median"] <= bound
-    return {"text": text, "unit": unit, "bound": bound, "at_least": at_least, "reached": reached, "met": met}
-
-
-def judge(goals: tuple[Goal, ...], point: str, entries: dict[str, Entry]) -> list[dict]:
-    """Goals of one point, whose entries are given by name."""
-    results = []
-    for g in goals:
-        if g.over:
-            text, unit, reached = f"{g.of} / {g.over}", "times", paired(entries[g.of], entries[g.over])
-        elif g.minus:
-            text, unit = f"{g.of} - {g.minus}", "µs"
-            reached = paired(entries[g.of], entries[g.minus], lambda x, y: x - y)
-        else:
-            text, unit, reached = g.of, "µs", microseconds(entries[g.of])
-        results.append(goal(f"{point}: {text}", unit, reached, g.bound, g.at_least))
-    return results
-
-
-def rows_of(entries: list[Entry], goals: dict[str, tuple[Goal, ...]] | None = None) -> list[dict]:
-    """One result per point: times in µs by contender, ratios to step and to one reading, and the goals."""
-    rows = []
-    for point in dict.fromkeys(entry.point for entry in entries):
-        here = {entry.name: entry for entry in entries if entry.point == point}
-        ratios = {}
-        if "step" in here:
-            ratios = {f"{name} / step": paired(entry, here["step"]) for name, entry in here.items() if name != "step"}
-            if "read" in here:
-                ratios["step / read"] = paired(here["step"], here["read"])
-        case = here[next(iter(here))].contender.case
-        rows.append(
-            {
-                "point": point,
-                "batch": case.batch,
-                "vocab": case.vocab,
-                "dtype": case.dtype,
-                "history": case.history,
-                "regime": case.regime,
-                "threads": case.threads,
-                "source": case.source,
-                "times": {name: microseconds(entry) for name, entry in here.items()},
-                "ratios": ratios,
-                "goals": judge((goals or {}).get(point, case.goals), point, here),
-            }
-        )
-    return rows

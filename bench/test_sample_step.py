@@ -1,8 +1,7 @@
 """The cases the project is judged by, real logits, and other sizes: every contender, interleaved."""
 
-import os
-
 import cases
+import machine
 import pytest
 
 
@@ -16,6 +15,6 @@ def test_trace(measure, case):
     measure("Real logits", {case.name: case})
 
 
-@pytest.mark.parametrize("case", cases.shape_cases(os.cpu_count() or 1), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", cases.shape_cases(machine.cores()), ids=lambda case: case.name)
 def test_shape(measure, case):
     measure("Sizes", {case.name: case})

@@ -1,11 +1,13 @@
 """How time grows: with B and V, with the history, over threads, between dtypes, and what Python adds."""
 
 import math
-import os
+import statistics
 
+import machine
 import pytest
 from cases import DTYPES, PARAMS, Goal, case
-from measure import goal, make_pool, paired, summary
+from figures import goal, paired, summary
+from measure import make_pool
 
 BATCHES = (1, 8, 32)
 VOCABS = (32000, 49152, 128256, 262144)
@@ -41,13 +43,11 @@ def test_history(measure, add_goal, params):
         add_goal(goal(f"{params}: exponent of {name}'s additional time in the history's length", "", found, LINEAR))
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+@pytest.mark.skipif(machine.cores() < 2, reason="one core")
 @pytest.mark.parametrize("params", ["topk-topp", "topp"])
 def test_threads(measure, params):
     points = {
-        f"{params} B={batch} threads={threads}": case(
-            params, batch=batch, threads=threads, contenders=("step", "read")
-        )
+        f"{params} B={batch} threads={threads}": case(params, batch=batch, threads=threads, contenders=("step", "read"))
         for batch in BATCHES
         for threads in (1, 2)
     }
@@ -74,19 +74,16 @@ def test_overhead(measure):
     """With one token to choose from, the step is all Python, binding and preparation."""
     names = ("step", "kernel", "sample", "read")
     tiny = {f"V=1 B={n}": case("topk-topp", vocab=1, batch=n, history=0, contenders=names) for n in (1, 32)}
-    full = {"V=128256 B=1": case("topk-topp", regime="warm", contenders=names)}
-    goals = dict.fromkeys(tiny, (Goal("step", 10),))
-    goals |= dict.fromkeys(full, (Goal("step", 10, minus="kernel"),))
+    full = {"V=128256 B=1": case("topk-topp", contenders=names)}
+    goals = dict.fromkeys(tiny | full, (Goal("step", 10, minus="kernel"),))
+    goals["V=1 B=1"] = (Goal("step", 10),)
     measure("Overhead", tiny | full, goals=goals)
 
 
 def _per_round(entries, function) -> dict:
     """Summary of a function of the entries' medians in each round."""
-    return summary([function([_median(calls) for calls in calls_of_round]) for calls_of_round in zip(*(e.samples for e in entries))])
-
-
-def _median(calls: list[int]) -> float:
-    return sorted(calls)[len(calls) // 2]
+    medians = [[statistics.median(calls) for calls in entry.samples] for entry in entries]
+    return summary([function(times) for times in zip(*medians)])
 
 
 def _exponent(sizes, times) -> float:

@@ -1,27 +1,29 @@
 """Right answers before any clock runs: a contender that draws from something else is not compared with."""
 
 import torch
+from cases import Case
+from interface import Contender, Peer
+from ours import Read
 from torch import Tensor
 
 import pyllmdecode
-from cases import Case
-from contenders import Contender, Peer, Read
 
-# A peer's float32 sums of up to V terms place the end of the nucleus this inexactly, in logits divided by the temperature;
-# tied logits there, which half types make, stand or fall together for us and one by one in a sort.
+# A peer's float32 sums of up to V terms place the end of the nucleus this inexactly, in logits divided by the
+# temperature; tied logits there, which half types make, stand or fall together for us and one by one in a sort.
 BOUNDARY = 1e-3
 
 
 def check(case: Case, contenders: list[Contender], logits: Tensor, which: int) -> None:
     """AssertionError where a freshly prepared contender is wrong on these logits.
 
-    Ours must equal the reference bit for bit in the first row. A peer must keep the tokens that we keep, but for those at
-    the boundary, with the same scores, and draw one of them.
+    Ours must equal the reference bit for bit in the first row. A peer must keep the tokens that we keep, but for those
+    at the boundary, with the same scores, and draw one of them.
     """
     history = contenders[0].histories[which]
     kept = pyllmdecode.process_logits(logits, case.params, history)
     first = (logits[:1], case.params, history[:1])
-    assert torch.equal(kept[:1], pyllmdecode.process_logits(*first, backend="reference")), f"{case.name}: process_logits"
+    exact = pyllmdecode.process_logits(*first, backend="reference")
+    assert torch.equal(kept[:1], exact), f"{case.name}: process_logits"
     expected = pyllmdecode.sample(*first, backend="reference").token_ids
     for contender in contenders:
         what = f"{case.name}: {type(contender).__name__}"

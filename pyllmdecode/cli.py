@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import io
+import os
 import platform
 import re
 import sys
@@ -76,6 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
+    except BrokenPipeError:  # as in `| head`; what Python would still flush at exit goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _add_generate(commands) -> None:

@@ -1,4 +1,4 @@
-"""Sampling parameters: what they accept (docs/contract.md, section 3) and how one row of them is packed for native code."""
+"""Sampling parameters: what they accept (docs/contract.md, section 3) and how one row is packed for native code."""
 
 import math
 import numbers
@@ -103,7 +103,7 @@ def check_vocab(params: SamplingParams, vocab_size: int, row: int | None = None)
 
 
 def pack(params: SamplingParams, seed: int, lists: MutableSequence[int]) -> bytes:
-    """The record of `tables.RECORD_FORMAT`; ids and biases are appended to `lists` (`array("i")` or a list of int32)."""
+    """The record of `tables.RECORD_FORMAT`; ids and biases are appended to `lists` (`array("i")` or a list)."""
     record = params._record
     if record is not None:
         return (seed % 2**64).to_bytes(8, "little") + record[8:]  # the seed is the first field
@@ -137,7 +137,7 @@ def pack(params: SamplingParams, seed: int, lists: MutableSequence[int]) -> byte
 
 
 def pack_rows(rows: Sequence[SamplingParams], seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Records uint8 [n, RECORD_SIZE] and the int32 lists they point into (at least one element, so never a null pointer).
+    """Records uint8 [n, RECORD_SIZE] and the int32 lists they point into (at least one element: never a null pointer).
 
     `seeds` are n integers in [0, 2^64). Rows that are the same object share one section of the lists.
     """

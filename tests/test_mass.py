@@ -40,7 +40,7 @@ def test_mass_is_near_the_power_of_two():
 
 
 def test_round_to_nearest_even_gives_the_same_mass():
-    """n by adding and subtracting 1.5 * 2^23 instead of floor(y + 0.5), in numpy float32: bit for bit, ties included."""
+    """n by adding and subtracting 1.5 * 2^23 instead of floor(y + 0.5), in numpy float32: bit for bit."""
     y = np.concatenate([many_exponents().numpy(), float32_values(-0.75, -0.25).numpy()])
     magic = np.float32(1.5 * 2**23)
     n = (y + magic) - magic

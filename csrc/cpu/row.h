@@ -102,12 +102,14 @@ class Row {
   }
 
   void focus(float t) {
+    if (focused_) {
+      low_ = t;
+      return;
+    }
     int64_t n = 0;
     for (int64_t tile = 0; tile < tiles_; ++tile) {
-      const int64_t begin = s_.tile_begin[tile], end = s_.tile_begin[tile + 1];  // of the last focus
       s_.tile_begin[tile] = n;
-      if (const Lanes reached = at_least(load(s_.group_maxima + tile * kLanes), all(t)))
-        n = focused_ ? filter(begin, end, t, n) : gather(tile, t, n, reached);
+      if (const Lanes reached = at_least(load(s_.group_maxima + tile * kLanes), all(t))) n = gather(tile, t, n, reached);
     }
     s_.tile_begin[tiles_] = n;
     add_edited_candidates(t);
@@ -115,50 +117,35 @@ class Row {
 
   template <class Rule>
   float threshold(const Rule& rule) {
-    if (!focused_) focus(lowest_finite());
-    uint64_t* mass = Rule::kNeedsMass ? s_.bracket_mass : nullptr;
+    if (!focused_) focus(low_);
     std::memcpy(s_.bracket, s_.values, candidates_ * sizeof(float));
-    if (mass) masses(s_.values, candidates_, of_, mass);
-    Bracket bracket(s_.bracket, mass, candidates_);
+    if (Rule::kNeedsMass) {
+      weigh();
+      std::memcpy(s_.bracket_mass, s_.value_mass, candidates_ * sizeof(uint64_t));
+    }
+    Bracket bracket(s_.bracket, Rule::kNeedsMass ? s_.bracket_mass : nullptr, candidates_);
     return search(bracket, low_, of_.maximum, rule);
   }
 
   Stats total() {
-    Stats stats{0, 0};
-    if (!focused_) {
-      int64_t n = 0;
-      for (int64_t tile = 0; tile < tiles_; ++tile) {
-        s_.tile_begin[tile] = n;
-        s_.tile_mass[tile] = reaches(tile, guess_) ? mass_of_tile<true>(tile, n) : mass_of_tile<false>(tile, n);
-        stats.mass += s_.tile_mass[tile];
-        stats.count += count_finite(tile);
-      }
-      s_.tile_begin[tiles_] = n;
-      if (edited()) masses(edits_->values(), edited(), of_, s_.bracket_mass);
-      for (int64_t e = 0; e < edited(); ++e) {
-        s_.tile_mass[edits_->ids()[e] / kTile] += s_.bracket_mass[e];
-        stats.mass += s_.bracket_mass[e];
-        stats.count += edits_->values()[e] > -infinity();
-      }
-      return stats;
-    }
-    masses(s_.values, candidates_, of_, s_.bracket_mass);
-    for (int64_t i = 0; i < candidates_; ++i) stats.mass += s_.bracket_mass[i];
-    stats.count = candidates_;
-    return stats;
+    if (!focused_) return total_of_all();
+    weigh();
+    return Bracket(s_.values, s_.value_mass, candidates_).above(low_);
   }
 
   // Right after total(), whose sums it uses.
   int64_t locate(uint64_t r) {
     if (focused_) {
       for (int64_t tile = 0; tile < tiles_; ++tile) {
-        uint64_t mass = 0;
-        for (int64_t i = s_.tile_begin[tile]; i < s_.tile_begin[tile + 1]; ++i) mass += s_.bracket_mass[i];
-        s_.tile_mass[tile] = mass;
+        const int64_t begin = s_.tile_begin[tile], n = s_.tile_begin[tile + 1] - begin;
+        s_.tile_mass[tile] = Bracket(s_.values + begin, s_.value_mass + begin, n).above(low_).mass;
       }
       int64_t c = s_.tile_begin[tiles_];
-      for (int64_t e = 0; e < edited(); ++e)
-        if (edits_->values()[e] >= low_) s_.tile_mass[edits_->ids()[e] / kTile] += s_.bracket_mass[c++];
+      for (int64_t e = 0; e < edited(); ++e) {
+        if (!(edits_->values()[e] >= candidates_low_)) continue;
+        if (edits_->values()[e] >= low_) s_.tile_mass[edits_->ids()[e] / kTile] += s_.value_mass[c];
+        ++c;
+      }
     }
     int64_t tile = 0;
     for (; r >= s_.tile_mass[tile]; ++tile) r -= s_.tile_mass[tile];
@@ -242,6 +229,25 @@ class Row {
     return count;
   }
 
+  Stats total_of_all() {
+    Stats stats{0, 0};
+    int64_t n = 0;
+    for (int64_t tile = 0; tile < tiles_; ++tile) {
+      s_.tile_begin[tile] = n;
+      s_.tile_mass[tile] = reaches(tile, guess_) ? mass_of_tile<true>(tile, n) : mass_of_tile<false>(tile, n);
+      stats.mass += s_.tile_mass[tile];
+      stats.count += count_finite(tile);
+    }
+    s_.tile_begin[tiles_] = n;
+    if (edited()) masses(edits_->values(), edited(), of_, s_.bracket_mass);
+    for (int64_t e = 0; e < edited(); ++e) {
+      s_.tile_mass[edits_->ids()[e] / kTile] += s_.bracket_mass[e];
+      stats.mass += s_.bracket_mass[e];
+      stats.count += edits_->values()[e] > -infinity();
+    }
+    return stats;
+  }
+
   // After the untouched candidates, tile_begin[tiles_] of them, come the edited tokens of at least t.
   void add_edited_candidates(float t) {
     int64_t n = s_.tile_begin[tiles_];
@@ -250,8 +256,14 @@ class Row {
       n += edits_->values()[e] >= t;
     }
     candidates_ = n;
-    low_ = t;
+    low_ = candidates_low_ = t;
     focused_ = true;
+    weighed_ = false;
+  }
+
+  void weigh() {
+    if (!weighed_) masses(s_.values, candidates_, of_, s_.value_mass);
+    weighed_ = true;
   }
 
   // About where TopP's threshold lies, or a little below, judged by the group maxima alone; +inf where they do not tell.
@@ -298,16 +310,6 @@ class Row {
     for (int64_t i = 0; i < kTile; i += 64)
       for (uint64_t word = word_at_least(p + i, all(t)) & ~words[i / 64]; word; word &= word - 1)
         s_.values[n++] = widen(p[i + __builtin_ctzll(word)]);
-    return n;
-  }
-
-  // The same among the candidates begin .. end of the last focus, in place.
-  int64_t filter(int64_t begin, int64_t end, float t, int64_t n) {
-    for (int64_t i = begin; i < end; ++i) {
-      const float x = s_.values[i];
-      s_.values[n] = x;
-      n += x >= t;
-    }
     return n;
   }
 
@@ -358,8 +360,12 @@ class Row {
   Scratch& s_;
   int64_t tiles_;
   Scale of_{};
-  bool saw_nan_ = false, focused_ = false;
-  float low_ = lowest_finite(), guess_ = infinity();
+  bool saw_nan_ = false;
+  float low_ = lowest_finite();  // in focus: x >= low_
+  float guess_ = infinity();     // total_of_all() gathers x >= guess_ on its way
+  // Once focused_: values[0 .. candidates_) are the tokens of at least candidates_low_ <= low_.
+  bool focused_ = false, weighed_ = false;
+  float candidates_low_ = 0;
   int64_t candidates_ = 0;
 };
 

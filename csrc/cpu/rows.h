@@ -65,6 +65,7 @@ struct Scratch {
   uint64_t* tile_mass;   // [vocab / kTile]
   int64_t* tile_begin;   // [vocab / kTile + 1]
   float* values;         // [vocab + kPad] candidates in the order of their ids, then edited ones
+  uint64_t* value_mass;  // [vocab + kPad] their masses
   float* bracket;        // [vocab + kPad]
   uint64_t* bracket_mass;  // [vocab + kPad]
   float* tile_values;    // [kTile + kPad]

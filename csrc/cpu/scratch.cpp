@@ -58,6 +58,7 @@ struct ThreadScratch {
     memory.allocate(s.tile_mass, n / kTile);
     memory.allocate(s.tile_begin, n / kTile + 1);
     memory.allocate(s.values, n + kPad);
+    memory.allocate(s.value_mass, n + kPad);
     memory.allocate(s.bracket, n + kPad);
     memory.allocate(s.bracket_mass, n + kPad);
     memory.allocate(s.tile_values, kTile + kPad);

@@ -188,7 +188,7 @@ inline Longs compress(uint64_t* p, const uint64_t* from, Lanes lanes, Lanes othe
 #else
 constexpr bool kHasCompress = false;
 inline int compress(float*, Floats, Lanes) { return 0; }  // never called
-inline Longs compress(uint64_t*, const uint64_t*, Lanes, Lanes) { return {}; }
+inline Longs compress(uint64_t*, const uint64_t*, Lanes, Lanes) { return Longs{}; }
 #endif
 
 // One bit for each of 64 tokens that is at least t.

@@ -21,8 +21,8 @@ def float32(value: float, like: Tensor) -> Tensor:
 def exponents(x: Tensor, temperature: float) -> Tensor:
     """y, the base-2 logarithm of each token's weight relative to the largest: float32 [V] -> float32 [V].
 
-    d = 0 if x == max else x - max;  y = d * float32(log2(e) / temperature).  Where x is -inf, or finite below +inf, y is
-    -inf or (at a scale of 0) NaN.
+    d = 0 if x == max else x - max;  y = d * float32(log2(e) / temperature).  Where x is -inf, or finite below +inf,
+    y is -inf or (at a scale of 0) NaN.
     """
     scale = min(LOG2_E / temperature, FLOAT32_MAX) if temperature else 0.0
     maximum = x.max()
@@ -52,6 +52,6 @@ def mass(y: Tensor) -> Tensor:
 
 
 def masses(x: Tensor, temperature: float) -> Tensor:
-    """The mass of every token of a row: float32 [V] -> int64 [V], each below 2^41. -inf has none, in an empty row either."""
+    """The mass of every token of a row: float32 [V] -> int64 [V], each below 2^41. -inf has none, ever."""
     result = mass(exponents(x, temperature))
     return torch.where(x == -torch.inf, torch.zeros_like(result), result)

@@ -26,8 +26,8 @@ def sample_step(
 ) -> SampleOutput:
     """Draw one token for each row of logits [B, V].
 
-    history: B int64 tensors without padding. seeds: integers in [0, 2^64). uniforms: the 64 random bits of each row, instead
-    of Philox. logprobs: None, "raw" or "processed". top_logprobs: n of `top_ids`. Nothing is validated here.
+    history: B int64 tensors without padding. seeds: integers in [0, 2^64). uniforms: the 64 random bits of each row,
+    instead of Philox. logprobs: None, "raw" or "processed". top_logprobs: n of `top_ids`. Nothing is validated here.
     """
     device = logits.device
     if uniforms is None:
@@ -65,13 +65,13 @@ def sample_step(
 
 
 def draw(mass: Tensor, u: Tensor) -> Tensor:
-    """The first id, in id order, at which the running mass exceeds high64(u * total): int64 [V], bits [] -> int64 []."""
+    """The first id, in id order, at which the running mass exceeds high64(u * total): [V], [] -> []."""
     running = mass.cumsum(0)
     return torch.searchsorted(running, high64(u, running[-1]), right=True)
 
 
 def log_probabilities(x: Tensor, kept: Tensor, temperature: float) -> Tensor:
-    """float64 [V]: log-softmax of x / temperature over the kept tokens, from x itself and not from masses; -inf elsewhere.
+    """float64 [V]: log-softmax of x / temperature over the kept tokens, from x and not from masses; -inf elsewhere.
 
     At the largest x equal to +inf the +inf entries share the probability.
     """

@@ -1,0 +1,45 @@
+"""What a contender is: one way to do a decoding step, made ready for a case."""
+
+from time import perf_counter_ns
+
+import torch
+from cases import Case
+from torch import Tensor
+
+
+class Contender:
+    """Made ready for one case; `which` says which of the case's histories belongs to the logits."""
+
+    turns = 8  # timed calls per round of the interleaving; 1 marks the slow ones
+
+    def __init__(self, case: Case):
+        self.case, self.params, self.histories = case, case.params, case.histories()
+
+    def before(self, logits: Tensor, which: int) -> None:
+        """What is done outside the clock before each call."""
+
+    def call(self, logits: Tensor, which: int) -> Tensor:
+        """One step; -> what it found per row, [B]: the token ids, for all but `read`."""
+        raise NotImplementedError
+
+    def timed(self, logits: Tensor, which: int) -> int:
+        """Nanoseconds of one call. A contender on another device waits for it here, or asks the device's clock."""
+        call = self.call
+        begin = perf_counter_ns()
+        call(logits, which)
+        return perf_counter_ns() - begin
+
+
+class Peer(Contender):
+    """Others: `scores` is their chain up to the softmax, which is what can be compared with ours."""
+
+    turns = 1
+
+    def scores(self, logits: Tensor, which: int) -> Tensor:
+        raise NotImplementedError
+
+    def call(self, logits: Tensor, which: int) -> Tensor:
+        scores = self.scores(logits, which)
+        if self.params.temperature == 0:
+            return scores.argmax(-1)
+        return torch.multinomial(scores.softmax(-1), 1).squeeze(1)

@@ -1,0 +1,96 @@
+"""Write the tables in README.md from results: python bench/report.py bench/results/*.json"""
+
+import argparse
+import json
+from pathlib import Path
+
+README = Path(__file__).parent / "README.md"
+BEGIN, END = "<!-- results: begin, written by report.py -->", "<!-- results: end -->"
+
+# In this order, where a group has them: heading, key of the times or of the ratios.
+TIMES = ("read", "step", "kernel", "sample", "torch", "torch-topk", "transformers")
+RATIOS = {
+    "readings": "step / read",
+    "torch ÷ step": "torch / step",
+    "torch-topk ÷ step": "torch-topk / step",
+    "transformers ÷ step": "transformers / step",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", nargs="+", type=Path, help="JSON files that a run has written")
+    parser.add_argument("--readme", type=Path, default=README, help="the file with the markers (default: %(default)s)")
+    arguments = parser.parse_args()
+
+    text = arguments.readme.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        parser.error(f"{arguments.readme}: the lines '{BEGIN}' and '{END}' must each stand there once")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    body = "\n\n".join(section(json.loads(path.read_text())) for path in arguments.results)
+    arguments.readme.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}")
+    print(f"{arguments.readme}: tables of {', '.join(str(path) for path in arguments.results)}")
+
+
+def section(results: dict) -> str:
+    groups: dict[str, list[dict]] = {}
+    for measured in results["results"]:
+        groups.setdefault(measured["group"], []).extend(measured["rows"])
+    goals = [goal for rows in groups.values() for row in rows for goal in row["goals"]]
+    parts = [machine(results["machine"])]
+    if goals:
+        parts += ["### Goals", table(["goal", "asked", "reached", "met"], [goal_cells(goal) for goal in goals])]
+    for group, rows in groups.items():
+        parts += [f"### {group}", group_table(rows)]
+    return "\n\n".join(parts)
+
+
+def machine(here: dict) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in here["versions"].items())
+    caches = ", ".join(f"{level} {size}" for level, size in here["caches"].items())
+    return (
+        f"**{here['cpu']}, {here['cores']} cores, {here['isa']}**\n\n"
+        f"Caches {caches}; {here['system']}; {versions}; commit {here['commit']}; {here['date']}; "
+        f"GOMP_SPINCOUNT {here['gomp_spincount'] or 'not set'}; load average {here['load']} before the run and "
+        f"{here['load_at_the_end']} after it (the run itself makes 1 of it)."
+    )
+
+
+def goal_cells(goal: dict) -> list[str]:
+    unit = {"times": " ×", "µs": " µs", "": ""}[goal["unit"]]
+    bound = f"{'at least' if goal['at_least'] else 'at most'} {goal['bound']:g}{unit}"
+    return [goal["text"], bound, spread(goal["reached"], ratio) + unit, "yes" if goal["met"] else "**no**"]
+
+
+def group_table(rows: list[dict]) -> str:
+    times = [name for name in TIMES if any(name in row["times"] for row in rows)]
+    ratios = [heading for heading, key in RATIOS.items() if any(key in row["ratios"] for row in rows)]
+    body = []
+    for row in rows:
+        cells = [row["point"]]
+        cells += [spread(row["times"].get(name), microseconds) for name in times]
+        cells += [spread(row["ratios"].get(RATIOS[heading]), ratio) for heading in ratios]
+        body.append(cells)
+    return table(["times in µs", *times, *ratios], body)
+
+
+def spread(values: dict | None, show) -> str:
+    return f"{show(values['median'])} ({show(values['q1'])}–{show(values['q3'])})" if values else ""
+
+
+def microseconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def ratio(value: float) -> str:
+    return f"{value:.0f}" if value >= 20 else f"{value:.2f}"
+
+
+def table(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---"] + ["--:"] * (len(headings) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
