@@ -182,11 +182,9 @@ def generate(
 
 def _encode(tokenizer, index: int, prompt: str | Sequence[int]) -> list[int]:
     ids = list(tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt)
-    if not ids and tokenizer.bos_token_id is not None:
-        return [tokenizer.bos_token_id]
-    if not ids:
+    if not ids and tokenizer.bos_token_id is None:
         raise ValueError(f"prompts[{index}]: got no tokens ({prompt!r}); accepted: at least one")
-    return ids
+    return ids or [tokenizer.bos_token_id]
 
 
 def _eos_ids(model, tokenizer) -> int | list[int] | None:

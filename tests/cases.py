@@ -16,7 +16,12 @@ from pyllmdecode import SamplingParams
 INF, NAN = math.inf, math.nan
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-LISTS = ({}, {"logprobs": "processed", "top_logprobs": 7}, {"logprobs": "raw", "top_logprobs": 3}, {"top_logprobs": 5000})
+LISTS = (  # what a step may be asked for besides the token
+    {},
+    {"logprobs": "processed", "top_logprobs": 7},
+    {"logprobs": "raw", "top_logprobs": 3},
+    {"top_logprobs": 5000},
+)
 
 
 @dataclass(eq=False)
@@ -115,7 +120,7 @@ def hard_rows(vocab: int) -> dict[str, torch.Tensor]:
         "neighbouring floats": 1.0 + torch.randint(0, 9, (vocab,), generator=generator(2)) * 2.0**-23,
         "few levels": coarse,
         "1000 tied at the top": with_values(coarse, dict.fromkeys(range(3, 3 + 1000), 4.0)),
-        "1000 tied below the top": with_values(with_values(noise, dict.fromkeys(range(1000), 9.0)), {5: 10.0, -1: 11.0}),
+        "1000 tied below the top": with_values(noise, dict.fromkeys(range(1000), 9.0) | {5: 10.0, -1: 11.0}),
         "rising": ids * 0.01,
         "falling": ids * -0.01,
         "octaves": ids * -math.log(2),
@@ -208,13 +213,13 @@ def hard_params(vocab: int) -> dict[str, SamplingParams]:
             frequency_penalty=0.2,
             presence_penalty=0.1,
             no_repeat_ngram_size=3,
-            logit_bias={token: 2.0 for token in some[:20]},
+            logit_bias=dict.fromkeys(some[:20], 2.0),
             allowed_token_ids=range(vocab - vocab // 5),
             bad_words_ids=[[0], [one, two]],
             min_new_tokens=10,
             eos_token_ids=0,
         ),
-        "greedy with everything": p(temperature=0, repetition_penalty=1.4, no_repeat_ngram_size=2, bad_words_ids=[[one]]),
+        "greedy with bans": p(temperature=0, repetition_penalty=1.4, no_repeat_ngram_size=2, bad_words_ids=[[one]]),
     }
     return {name: SamplingParams(**options, seed=seed) for seed, (name, options) in enumerate(fields.items())}
 
@@ -228,7 +233,7 @@ def draws(count: int, seed: int = 0) -> list[int]:
 
 @functools.cache
 def trace() -> tuple[torch.Tensor, torch.Tensor, list[int]]:
-    """Real logits with the histories they belong to: float16 [N, V], int32 [N, L] right-padded with -1, prompt lengths."""
+    """Real logits float16 [N, V], their histories int32 [N, L] right-padded with -1, and prompt lengths."""
     with np.load(Path(__file__).parent / "data" / "smollm2_trace.npz") as arrays:
         return (
             torch.from_numpy(arrays["logits"]),

@@ -201,7 +201,8 @@ def test_memory_around_the_logits(backend, dtype, guard):
         assert answer(backend, view, params, empty, [0] * 3) == answer(backend, rows, params, empty, [0] * 3)
         history = torch.full((3, 40), vocab // 2, dtype=torch.int64)
         part = history.as_strided((3, 4), (40, 1), 17)
-        assert answer(backend, rows, params, part, [0] * 3) == answer(backend, rows, params, [[vocab // 2] * 4] * 3, [0] * 3)
+        same = [[vocab // 2] * 4] * 3
+        assert answer(backend, rows, params, part, [0] * 3) == answer(backend, rows, params, same, [0] * 3)
 
 
 def test_memory_around_the_output(backend):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from cases import INF, NAN, generator, hard_histories, hard_params, normal
+from cases import random_bits as random_bit_patterns
 
 import pyllmdecode as pld
 from pyllmdecode import cpu, tables
@@ -32,9 +33,9 @@ def test_constants_are_those_of_python():
 
 
 def spread_values():
-    """Ten times more than a vector's width of everything: uniform, random bits, ties of the rounding, subnormals."""
+    """Exponents of all sizes, any bits at all, ties of the rounding and their neighbours, subnormals."""
     uniform = -45 * torch.rand(1_000_000, generator=generator())
-    bits = torch.randint(-(2**31), 2**31 - 1, (1_000_000,), generator=generator(1), dtype=torch.int32).view(torch.float32)
+    bits = random_bit_patterns(1_000_000, torch.float32)
     halves = (-torch.arange(0, 90) / 2).repeat_interleave(64)
     near_halves = halves * (1 + (torch.arange(len(halves)) % 64 - 32) * 2.0**-24)
     tiny = torch.arange(-3000, 3000) * 2.0**-149

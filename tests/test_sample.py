@@ -52,7 +52,7 @@ def matrix_case(dtype: str, name: str) -> Case:
 
 @functools.cache
 def mixed_case(dtype: str, vocab: int) -> Case:
-    """Hard rows in one batch, no two neighbours with the same parameters: greedy rows beside filtered and sampled ones."""
+    """Hard rows in one batch, each with other parameters than its neighbours: greedy, filtered, sampled."""
     logits, params = hard_batch(vocab, DTYPES[dtype]), list(hard_params(vocab).values())
     rows = torch.arange(2 * len(logits)) % len(logits)
     history, prompts = hard_histories(len(rows), vocab)
@@ -81,11 +81,16 @@ def large_case() -> Case:
     vocab = 2**18 + 3
     logits = torch.stack([normal(vocab, seed=7), normal(vocab, seed=8, spread=0.02), random_bits(vocab, torch.float32)])
     logits[0, 100_000:101_000] = logits[0].topk(20).values[-1]  # tied across the bounds
-    fields = [{"top_k": 20, "top_p": 0.9}, {"top_p": 0.9999999}, {"temperature": 1e4, "top_p": 0.5}]
-    fields += [{"temperature": 0.5, "min_p": 1e-3}, {"top_k": vocab - 1}, {"no_repeat_ngram_size": 1, "logit_bias": {3: 9.0}}]
+    params = [
+        SamplingParams(top_k=20, top_p=0.9, seed=1),
+        SamplingParams(top_p=0.9999999, seed=2),
+        SamplingParams(temperature=1e4, top_p=0.5, seed=3),
+        SamplingParams(temperature=0.5, min_p=1e-3, seed=4),
+        SamplingParams(top_k=vocab - 1, seed=5),
+        SamplingParams(no_repeat_ngram_size=1, logit_bias={3: 9.0}, seed=6),
+    ]
     rows = torch.arange(6) % 3
     history = [repetitive(3000, vocab, seed=row) for row in range(6)]
-    params = [SamplingParams(**one, seed=seed) for seed, one in enumerate(fields)]
     return Case(logits[rows], params, history, {"logprobs": "processed", "top_logprobs": 30})
 
 
@@ -103,7 +108,8 @@ def long_case() -> Case:
         SamplingParams(no_repeat_ngram_size=40, bad_words_ids=[[5], repetitive(length, vocab)[-30:]], seed=3),
     ]
     history = [repetitive(length, vocab), repetitive(length, 3), repetitive(length, 2)]
-    return Case(normal(3, vocab, seed=1), params, history, {"prompt_lengths": [1000, 0, length], "logprobs": "processed"})
+    options = {"prompt_lengths": [1000, 0, length], "logprobs": "processed"}
+    return Case(normal(3, vocab, seed=1), params, history, options)
 
 
 def test_long_histories(fast):
@@ -119,7 +125,7 @@ def trace_case(dtype: str) -> Case:
         SamplingParams(top_k=50, no_repeat_ngram_size=3, frequency_penalty=0.3),
         SamplingParams(temperature=0.0, no_repeat_ngram_size=4),
         SamplingParams(temperature=1.3, min_p=0.05, presence_penalty=1.0),
-        SamplingParams(temperature=0.6, top_k=40, top_p=0.9, min_p=0.01, repetition_penalty=1.3, no_repeat_ngram_size=2),
+        SamplingParams(temperature=0.6, top_k=40, top_p=0.9, min_p=0.01, repetition_penalty=1.3),
         SamplingParams(top_p=0.9999999),
         SamplingParams(),
     ]
@@ -160,7 +166,8 @@ def test_ngram_bans_on_repetitive_histories(backend, n):
     fibonacci = [0], [0, 1]
     for _ in range(10):
         fibonacci = fibonacci[1], fibonacci[1] + fibonacci[0]
-    histories = [repetitive(length, alphabet, seed=length) for length in (n - 1, n, 2 * n + 1, 300) for alphabet in (1, 2, 5)]
+    lengths = (n - 1, n, 2 * n + 1, 300)
+    histories = [repetitive(length, alphabet, seed=length) for length in lengths for alphabet in (1, 2, 5)]
     histories += [[i % period for i in range(length)] for period in (2, 3, 7, 16) for length in (120, 129)]
     histories += [fibonacci[1][: -k or None] for k in range(4)]  # overlapping borders of every length
     histories += [[*[0] * n, 1, *[0] * (n - 1)], [*[0] * (n + 40), 1, *[0] * n], [0, 1] * n + [2] + [0, 1] * n + [0]]
@@ -298,7 +305,8 @@ def test_top_logprobs_with_ties(backend):
                 out = backend.sample(row[None], SamplingParams(temperature=2.0), logprobs=mode, top_logprobs=n)
                 assert out.top_ids.tolist() == [wanted], (len(x), n, mode)
                 assert ((out.top_logprobs == -INF) == (out.top_ids < 0)).all()
-    out = backend.sample(torch.tensor([[2.0, 2.0, 1.0]]), SamplingParams(temperature=0), logprobs="processed", top_logprobs=2)
+    greedy, row = SamplingParams(temperature=0), torch.tensor([[2.0, 2.0, 1.0]])
+    out = backend.sample(row, greedy, logprobs="processed", top_logprobs=2)
     assert out.top_ids.tolist() == [[0, -1]] and out.top_logprobs.tolist() == [[0.0, -INF]]
     inf = backend.sample(torch.tensor([[INF, 1.0, INF, INF]]), SamplingParams(), logprobs="processed", top_logprobs=4)
     assert inf.top_ids.tolist() == [[0, 2, 3, 1]] and inf.top_logprobs[0, 3] == -INF
@@ -308,7 +316,7 @@ def test_top_logprobs_with_ties(backend):
 def test_nan_in_any_place(backend):
     """Each place of two tiles and a bit: the flag is set, and the token is never drawn."""
     vocab = 2100
-    places = list(range(0, 140)) + list(range(1000, 1100)) + list(range(vocab - 70, vocab))
+    places = list(range(140)) + list(range(1000, 1100)) + list(range(vocab - 70, vocab))
     logits = torch.stack([with_values(torch.full((vocab,), -INF), {p: NAN, p + 1: 1.0}) for p in places])
     out = backend.sample(logits, SamplingParams(seed=0))
     assert (out.status == NAN_LOGITS).all() and (out.kept == 1).all()

@@ -213,7 +213,8 @@ def test_a_slot_has_no_memory_of_its_former_request(backend):
     """Penalties, counts, bans, lists, flags and length all begin anew."""
     mirror = Mirror(backend, max_batch=1)
     everything = dataclasses.replace(hard_params(VOCAB)["everything"], seed=1)
-    for turn, params in enumerate([everything, SamplingParams(frequency_penalty=2.0, repetition_penalty=1.5, seed=2)] * 3):
+    penalties = SamplingParams(frequency_penalty=2.0, repetition_penalty=1.5, seed=2)
+    for turn, params in enumerate([everything, penalties] * 3):
         mirror.add(params, [[1, 2, 1, 2, -1], [3], []][turn % 3])
         for step in range(6 + turn):
             out = mirror.step(normal(1, VOCAB, seed=step), top_logprobs=3)

@@ -12,6 +12,10 @@ struct Stats {  // of the tokens at or above a threshold
   uint64_t mass;
 };
 
+struct MassBounds {  // of a total that is not, or need not be, known exactly
+  uint64_t low, high;
+};
+
 // Top-k keeps x >= t for the largest t with at least k tokens at or above it.
 struct TopK {
   static constexpr bool kNeedsMass = false;

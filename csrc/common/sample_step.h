@@ -8,9 +8,11 @@
 //   focus_on_top(k)    drop tokens that are surely not among the k largest; as many as is cheap
 //   focus_on_mass(rule, safe)  drop tokens that are surely below TopP's threshold: all below `safe`, more where it is cheap
 //   threshold(rule)    largest t at which the tokens x >= t in focus are enough for the rule (interval.h)
-//   mass_for(p)        mass of what is in focus, where TopP of p follows (a row may look for its candidates on the way)
-//   total()            count and mass of what is in focus
-//   locate(r)          first id, in id order, at which the running mass of what is in focus exceeds r
+//   above(t)           count and mass of x >= t in focus, for t = threshold(rule)
+//   mass_for(p)        bounds of the mass in focus, where TopP of p follows; as tight as is cheap
+//   exact_mass()       the same, exactly
+//   count()            how many tokens are in focus
+//   draw(u)            first id, in id order, at which the running mass in focus exceeds high64(u * its total)
 //
 // The CPU's Row is csrc/cpu/row.h.
 #pragma once
@@ -21,42 +23,47 @@ PLD_BEGIN
 
 struct Interval {
   float low;     // kept: x >= low
-  Stats kept;    // {0, 0} for an empty row; a greedy row counts its one token and needs no mass
+  int64_t kept;  // 0 for an empty row
   bool greedy;
 };
 
 template <class Row>
+PLD_HD float nucleus(Row& row, float low, const RowParams& params) {
+  MassBounds total = row.mass_for(params.top_p);
+  for (;;) {
+    const TopP rule{total.low, params.top_p};
+    const float safe = lowest_with_exponent(rule.safe_exponent(row.vocab()), row.last_maximum(), params.scale);
+    row.focus_on_mass(rule, safe > low ? safe : low);
+    const float t = row.threshold(rule);
+    // A larger total can only lower the threshold, and does not if what is kept now is enough for the largest.
+    if (total.low == total.high || TopP{total.high, params.top_p}.enough(row.above(t))) return t;
+    total = row.exact_mass();
+  }
+}
+
+template <class Row>
 PLD_HD Interval find_interval(Row& row, const RowParams& params) {
   const float maximum = row.maximum();
-  if (maximum == -infinity()) return {infinity(), {0, 0}, false};
-  if (params.temperature == 0) return {maximum, {1, 0}, true};
+  if (maximum == -infinity()) return {infinity(), 0, false};
+  if (params.temperature == 0) return {maximum, 1, true};
   float low = lowest_finite();
   if (params.top_k > 0 && params.top_k < row.vocab()) {
-    const TopK rule{params.top_k};
-    row.focus_on_top(rule.k);
-    low = row.threshold(rule);
-    row.focus(low);
+    row.focus_on_top(params.top_k);
+    row.focus(low = row.threshold(TopK{params.top_k}));
   }
-  if (params.top_p != kNoTopP) {
-    const TopP rule{row.mass_for(params.top_p), params.top_p};
-    const float safe = lowest_with_exponent(rule.safe_exponent(row.vocab()), maximum, params.scale);
-    row.focus_on_mass(rule, safe > low ? safe : low);
-    low = row.threshold(rule);
-    row.focus(low);
-  }
+  if (params.top_p != kNoTopP) row.focus(low = nucleus(row, low, params));
   if (params.min_p_log2 > -infinity()) {
     const float least = lowest_with_exponent(params.min_p_log2, maximum, params.scale);
     if (least > low) row.focus(low = least);
   }
-  return {low, row.total(), false};
+  return {low, row.count(), false};
 }
 
 // -> the drawn token, or -1 for an empty row.
 template <class Row>
 PLD_HD int64_t draw(Row& row, const Interval& interval, uint64_t bits) {
-  if (interval.kept.count == 0) return -1;
-  if (interval.greedy) return row.first_at(interval.low);
-  return row.locate(high64(bits, interval.kept.mass));
+  if (interval.kept == 0) return -1;
+  return interval.greedy ? row.first_at(interval.low) : row.draw(bits);
 }
 
 PLD_END

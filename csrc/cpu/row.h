@@ -72,7 +72,8 @@ class Row {
   // k groups with a maximum of at least t hold k tokens of at least t.
   void focus_on_top(int64_t k) {
     const int64_t groups = tiles_ * kLanes;
-    if (focused_ || k > groups) return focus(low_);
+    if (focused_) return;
+    if (k > groups) return collect(low_);
     uint32_t low = key_of(lowest_finite()), high = key_of(of_.maximum);
     while (low < high) {
       const uint32_t middle = low + (high - low + 1) / 2;
@@ -83,41 +84,40 @@ class Row {
         high = middle - 1;
       if (count >= k && count <= k + k / 8) break;  // a few candidates more cost less than a closer look
     }
-    focus(value_of(low));
+    collect(value_of(low));
   }
 
-  uint64_t mass_for(uint64_t p) {
-    if (!focused_) guess_ = guess_threshold(p);
-    return total().mass;
+  // Copies out the candidates that the group maxima suggest and weighs those; the rest is only estimated.
+  MassBounds mass_for(uint64_t p) {
+    if (settled_ || of_.infinite) return exact_mass();
+    const float guess = guess_threshold(p);
+    MassBounds rest = estimate(guess);
+    if (guess == infinity()) return rest;
+    const uint64_t found = total().mass;
+    return {found + rest.low, found + rest.high};
   }
 
-  // The candidates that total() found on its way are enough if the guess was right; a wrong guess costs time, nothing else.
+  MassBounds exact_mass() {
+    const uint64_t mass = settled_ ? total().mass : total_of_all().mass;
+    return {mass, mass};
+  }
+
+  // A wrong guess costs time, nothing else.
   void focus_on_mass(const TopP& rule, float safe) {
-    if (!focused_ && guess_ > safe) {
-      add_edited_candidates(guess_);
-      if (rule.enough(total())) return;
-      focused_ = false;
-    }
-    focus(safe);
+    if (!focused_ || !rule.enough(total())) collect(safe);
   }
 
   void focus(float t) {
-    if (focused_) {
+    if (focused_)
       low_ = t;
-      return;
-    }
-    int64_t n = 0;
-    for (int64_t tile = 0; tile < tiles_; ++tile) {
-      s_.tile_begin[tile] = n;
-      if (const Lanes reached = at_least(load(s_.group_maxima + tile * kLanes), all(t))) n = gather(tile, t, n, reached);
-    }
-    s_.tile_begin[tiles_] = n;
-    add_edited_candidates(t);
+    else
+      collect(t);
+    settled_ = true;
   }
 
   template <class Rule>
   float threshold(const Rule& rule) {
-    if (!focused_) focus(low_);
+    if (!focused_) collect(low_);
     std::memcpy(s_.bracket, s_.values, candidates_ * sizeof(float));
     if (Rule::kNeedsMass) {
       weigh();
@@ -127,39 +127,29 @@ class Row {
     return search(bracket, low_, of_.maximum, rule);
   }
 
-  Stats total() {
-    if (!focused_) return total_of_all();
-    weigh();
-    return Bracket(s_.values, s_.value_mass, candidates_).above(low_);
+  Stats above(float t) { return weigh(), Bracket(s_.values, s_.value_mass, candidates_).above(t); }
+
+  int64_t count() {
+    if (focused_) return Bracket(s_.values, nullptr, candidates_).above(low_).count;
+    int64_t count = 0;
+    for (int64_t tile = 0; tile < tiles_; ++tile) count += count_finite(tile);
+    for (int64_t e = 0; e < edited(); ++e) count += edits_->values()[e] > -infinity();
+    return count;
   }
 
-  // Right after total(), whose sums it uses.
-  int64_t locate(uint64_t r) {
-    if (focused_) {
-      for (int64_t tile = 0; tile < tiles_; ++tile) {
-        const int64_t begin = s_.tile_begin[tile], n = s_.tile_begin[tile + 1] - begin;
-        s_.tile_mass[tile] = Bracket(s_.values + begin, s_.value_mass + begin, n).above(low_).mass;
-      }
-      int64_t c = s_.tile_begin[tiles_];
-      for (int64_t e = 0; e < edited(); ++e) {
-        if (!(edits_->values()[e] >= candidates_low_)) continue;
-        if (edits_->values()[e] >= low_) s_.tile_mass[edits_->ids()[e] / kTile] += s_.value_mass[c];
-        ++c;
-      }
+  // Exact mass of what is in focus.
+  Stats total() { return focused_ ? above(low_) : total_of_all(); }
+
+  int64_t draw(uint64_t bits) {
+    if (!focused_ && !of_.infinite) {
+      const int64_t token = draw_by_estimate(bits);
+      if (token >= 0) return token;
     }
+    uint64_t r = high64(bits, total().mass);
+    if (focused_) weigh_tiles();
     int64_t tile = 0;
     for (; r >= s_.tile_mass[tile]; ++tile) r -= s_.tile_mass[tile];
-    const float* x = tile_values(tile);
-    for (int64_t i = 0;; i += 64) {
-      uint64_t word = word_at_least(x + i, all(low_));
-      if (!word) continue;
-      masses(x + i, 64, of_, s_.tile_masses);
-      for (; word; word &= word - 1) {
-        const int bit = __builtin_ctzll(word);
-        if (r < s_.tile_masses[bit]) return tile * kTile + i + bit;
-        r -= s_.tile_masses[bit];
-      }
-    }
+    return draw_in_tile(tile, r, r);
   }
 
   // One tile's values after stage 5, in the order of their ids.
@@ -229,16 +219,92 @@ class Row {
     return count;
   }
 
-  Stats total_of_all() {
-    Stats stats{0, 0};
+  // The token of a tile at which its running mass exceeds r, if that is one token for all r_low <= r <= r_high; else -1.
+  int64_t draw_in_tile(int64_t tile, uint64_t r_low, uint64_t r_high) {
+    const float* x = tile_values(tile);
+    uint64_t running = 0;
+    for (int64_t i = 0; i < kTile; i += 64) {
+      uint64_t word = word_at_least(x + i, all(low_));
+      if (!word) continue;
+      masses(x + i, 64, of_, s_.tile_masses);
+      for (; word; word &= word - 1) {
+        const int bit = __builtin_ctzll(word);
+        running += s_.tile_masses[bit];
+        if (running > r_low) return running > r_high ? tile * kTile + i + bit : -1;
+      }
+    }
+    return -1;
+  }
+
+  // Where the estimated masses leave no doubt about the token, it is the right one; -1 where they do.
+  int64_t draw_by_estimate(uint64_t bits) {
+    const MassBounds total = estimate(infinity());
+    const uint64_t r_low = high64(bits, total.low), r_high = high64(bits, total.high);
+    MassBounds before{0, 0};
+    for (int64_t tile = 0; tile < tiles_; ++tile) {
+      const MassBounds after{before.low + s_.tile_low[tile], before.high + s_.tile_high[tile]};
+      if (after.high > r_low) {  // the first tile that may hold the token: it must also be the last
+        if (before.high > r_low || after.low <= r_high) return -1;
+        return draw_in_tile(tile, r_low - before.high, r_high - before.low);
+      }
+      before = after;
+    }
+    return -1;
+  }
+
+  // Bounds of the mass of all tokens below `guess`, by tile in tile_low and tile_high and in all; the tokens of at least
+  // `guess`, where there is one, become the candidates. Half the work of exact masses.
+  MassBounds estimate(float guess) {
+    // Of the estimate: each addition to a sum may err by 2^-24 of it, the polynomial by 3e-7.
+    constexpr double kError = (kTile / (kUnroll * kLanes) + 4) * 0x1p-24 + 3e-7;
+    MassBounds total{0, 0};
     int64_t n = 0;
     for (int64_t tile = 0; tile < tiles_; ++tile) {
       s_.tile_begin[tile] = n;
-      s_.tile_mass[tile] = reaches(tile, guess_) ? mass_of_tile<true>(tile, n) : mass_of_tile<false>(tile, n);
+      const double mass = 0x1p40 * (reaches(tile, guess) ? estimate_tile<true>(tile, guess, n) : estimate_tile<false>(tile, guess, n));
+      const double least = mass * (1 - kError) - kTile;
+      s_.tile_low[tile] = least > 0 ? uint64_t(least) : 0;
+      s_.tile_high[tile] = uint64_t(mass * (1 + kError)) + 1;
+    }
+    s_.tile_begin[tiles_] = n;
+    if (edited()) masses(edits_->values(), edited(), of_, s_.bracket_mass);
+    for (int64_t e = 0; e < edited(); ++e) {
+      if (edits_->values()[e] >= guess) continue;
+      s_.tile_low[edits_->ids()[e] / kTile] += s_.bracket_mass[e];
+      s_.tile_high[edits_->ids()[e] / kTile] += s_.bracket_mass[e];
+    }
+    for (int64_t tile = 0; tile < tiles_; ++tile) total.low += s_.tile_low[tile], total.high += s_.tile_high[tile];
+    if (guess < infinity()) add_edited_candidates(guess);
+    return total;
+  }
+
+  template <bool kGather>
+  double estimate_tile(int64_t tile, float guess, int64_t& n) {
+    const T* p = at(tile);
+    const uint64_t* words = masked_at(tile);
+    Floats sums[kUnroll] = {}, x[kUnroll];
+    Ints keep[kUnroll];
+    for (uint64_t i = 0; i < kTile; i += kUnroll * kLanes) {
+      PLD_EACH x[u] = masked(load(p + i + u * kLanes), lanes_at(words, i + u * kLanes), all(-infinity()));
+      PLD_EACH keep[u] = kGather ? ~(x[u] >= all(guess)) : all_ints(-1);
+      if (kGather && kHasCompress) PLD_EACH n += compress(s_.values + n, x[u], at_least(x[u], all(guess)));
+      add_estimates(x, of_, keep, sums);
+    }
+    if (kGather && !kHasCompress) n = gather(tile, guess, n, kAllLanes);
+    const Floats lanes = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    double sum = 0;
+    for (int i = 0; i < kLanes; ++i) sum += double(lanes[i]);
+    return sum;
+  }
+
+  // Exact, of all tokens; by tile in tile_mass.
+  Stats total_of_all() {
+    Stats stats{0, 0};
+    for (int64_t tile = 0; tile < tiles_; ++tile) {
+      s_.tile_mass[tile] = mass_of_tile(tile);
       stats.mass += s_.tile_mass[tile];
       stats.count += count_finite(tile);
     }
-    s_.tile_begin[tiles_] = n;
     if (edited()) masses(edits_->values(), edited(), of_, s_.bracket_mass);
     for (int64_t e = 0; e < edited(); ++e) {
       s_.tile_mass[edits_->ids()[e] / kTile] += s_.bracket_mass[e];
@@ -246,6 +312,31 @@ class Row {
       stats.count += edits_->values()[e] > -infinity();
     }
     return stats;
+  }
+
+  // tile_mass of what is in focus, from the candidates.
+  void weigh_tiles() {
+    for (int64_t tile = 0; tile < tiles_; ++tile) {
+      const int64_t begin = s_.tile_begin[tile], n = s_.tile_begin[tile + 1] - begin;
+      s_.tile_mass[tile] = Bracket(s_.values + begin, s_.value_mass + begin, n).above(low_).mass;
+    }
+    int64_t c = s_.tile_begin[tiles_];
+    for (int64_t e = 0; e < edited(); ++e) {
+      if (!(edits_->values()[e] >= candidates_low_)) continue;
+      if (edits_->values()[e] >= low_) s_.tile_mass[edits_->ids()[e] / kTile] += s_.value_mass[c];
+      ++c;
+    }
+  }
+
+  // Makes all tokens of at least t the candidates.
+  void collect(float t) {
+    int64_t n = 0;
+    for (int64_t tile = 0; tile < tiles_; ++tile) {
+      s_.tile_begin[tile] = n;
+      if (const Lanes reached = at_least(load(s_.group_maxima + tile * kLanes), all(t))) n = gather(tile, t, n, reached);
+    }
+    s_.tile_begin[tiles_] = n;
+    add_edited_candidates(t);
   }
 
   // After the untouched candidates, tile_begin[tiles_] of them, come the edited tokens of at least t.
@@ -339,17 +430,13 @@ class Row {
     return count;
   }
 
-  // Gathers the untouched tokens of at least guess_ on the way, if asked to.
-  template <bool kGather>
-  uint64_t mass_of_tile(int64_t tile, int64_t& n) const {
+  uint64_t mass_of_tile(int64_t tile) const {
     Longs even{}, odd{};
     Floats x[kUnroll];
     for (int64_t i = 0; i < kTile; i += kUnroll * kLanes) {
       PLD_EACH x[u] = load_masked(tile, i + u * kLanes);
-      if (kGather && kHasCompress) PLD_EACH n += compress(s_.values + n, x[u], at_least(x[u], all(guess_)));
       add_masses(masses_of(x, of_), even, odd);
     }
-    if (kGather && !kHasCompress) n = gather(tile, guess_, n, kAllLanes);
     return sum(even + odd);
   }
 
@@ -361,10 +448,10 @@ class Row {
   int64_t tiles_;
   Scale of_{};
   bool saw_nan_ = false;
-  float low_ = lowest_finite();  // in focus: x >= low_
-  float guess_ = infinity();     // total_of_all() gathers x >= guess_ on its way
-  // Once focused_: values[0 .. candidates_) are the tokens of at least candidates_low_ <= low_.
-  bool focused_ = false, weighed_ = false;
+  // Once focused_: values[0 .. candidates_) are the tokens of at least candidates_low_, and those of at least low_ are in
+  // focus; settled_ once the others have been dropped for good, and are not just unlikely to matter.
+  bool focused_ = false, settled_ = false, weighed_ = false;
+  float low_ = lowest_finite();
   float candidates_low_ = 0;
   int64_t candidates_ = 0;
 };

@@ -63,6 +63,8 @@ struct Scratch {
   uint8_t* special;      // [vocab / kTile] tiles that hold a NaN or an infinity
   uint8_t* touched;      // [vocab / kTile] tiles whose maxima an edit took away
   uint64_t* tile_mass;   // [vocab / kTile]
+  uint64_t* tile_low;    // [vocab / kTile] bounds of a tile's mass
+  uint64_t* tile_high;   // [vocab / kTile]
   int64_t* tile_begin;   // [vocab / kTile + 1]
   float* values;         // [vocab + kPad] candidates in the order of their ids, then edited ones
   uint64_t* value_mass;  // [vocab + kPad] their masses

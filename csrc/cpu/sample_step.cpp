@@ -8,6 +8,7 @@ PLD_BEGIN
 namespace {
 
 constexpr float kLog2E = 1.44269504088896340736f;
+constexpr double kLeastTemperature = 1.44269504088896340736 / 0x1.fffffep127;
 
 // Natural logarithm of a token's probability: of exponent (x - maximum) / temperature, and the mass of all.
 struct Normaliser {
@@ -15,8 +16,8 @@ struct Normaliser {
   double temperature, log_total;
   Normaliser(float maximum, double temperature, uint64_t mass)
       : maximum(maximum),
-        // The scale is at most the largest float32.
-        temperature(temperature < 0x1.715476p-128 ? 0x1.715476p-128 : temperature),
+        // The scale, log2(e) / temperature, is at most the largest float32.
+        temperature(temperature < kLeastTemperature ? kLeastTemperature : temperature),
         log_total(std::log(std::ldexp(double(mass), -kMassBits))) {}
   float logprob(float x) const {
     if (x != maximum && x - maximum == -infinity()) return -infinity();  // no mass: too far below for float32
@@ -61,8 +62,8 @@ void processed_logprobs(Row<T>& row, const RowInput& in, const Interval& interva
     }
     return;
   }
-  if (interval.kept.count == 0) return list_top<T>(row, 0, nullptr, request, scratch, result);
-  const Normaliser of(maximum, in.params->temperature, interval.kept.mass);
+  if (interval.kept == 0) return list_top<T>(row, 0, nullptr, request, scratch, result);
+  const Normaliser of(maximum, in.params->temperature, row.total().mass);
   result.logprob = of.logprob(row.value_of_token(result.token));
   if (request.top) list_top(row, interval.low, &of, request, scratch, result);
 }
@@ -75,7 +76,7 @@ void sample_step(const RowInput& in, const RowRequest& request, Scratch& scratch
     Row<T> row(in, in.params->scale, &edits, scratch);
     const Interval interval = find_interval(row, *in.params);
     result.token = draw(row, interval, request.bits);
-    result.kept = interval.kept.count;
+    result.kept = interval.kept;
     result.status = (row.saw_nan() ? kNanLogits : 0) | (result.token < 0 ? kEmptyRow : 0);
     result.logprob = -infinity();
     if (request.logprobs == Logprobs::kProcessed)

@@ -56,6 +56,8 @@ struct ThreadScratch {
     memory.allocate(s.special, n / kTile);
     memory.allocate(s.touched, n / kTile);
     memory.allocate(s.tile_mass, n / kTile);
+    memory.allocate(s.tile_low, n / kTile);
+    memory.allocate(s.tile_high, n / kTile);
     memory.allocate(s.tile_begin, n / kTile + 1);
     memory.allocate(s.values, n + kPad);
     memory.allocate(s.value_mass, n + kPad);

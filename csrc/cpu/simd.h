@@ -70,9 +70,17 @@ inline Floats once(Floats x) {
 }
 
 inline Floats load(const Bfloat16* p) {
+#if defined(PLD_AVX512)
+  // Every word to the upper half of its lane in one step.
+  const __m512i words = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  alignas(64) static constexpr uint16_t kIndex[32] = {0, 0, 0, 1, 0, 2,  0, 3,  0, 4,  0, 5,  0, 6,  0, 7,
+                                                      0, 8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15};
+  return reinterpret<Floats>(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, _mm512_load_si512(kIndex), words));
+#else
   Halves h;
   std::memcpy(&h, p, sizeof(h));
   return reinterpret<Floats>(__builtin_convertvector(h, Words) << 16);
+#endif
 }
 
 // float16 to float32 without an instruction for it: exact, subnormals included.
@@ -113,6 +121,17 @@ inline Floats max_or(Floats x, Floats other) {
   return _mm_max_ps(x, other);
 #else
   return x > other ? x : other;
+#endif
+}
+
+// a * b + c, rounded once where there is an instruction for it; only for estimates.
+inline Floats fused(Floats a, Floats b, Floats c) {
+#if defined(PLD_AVX512)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(PLD_AVX2) && defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
 #endif
 }
 
