@@ -20,7 +20,7 @@ def ids(*shape, dtype=torch.int64, device="cpu"):
     return torch.zeros(*shape, dtype=dtype, device=device)
 
 
-# (arguments, exception, what the message says); None stands for the backend's own message of the same kind.
+# What is given, the exception, and what its message says.
 LOGITS = [
     ([[0.0] * V] * 2, TypeError, "logits: got list; accepted: a torch.Tensor [B, V]"),
     (np.zeros((2, V), np.float32), TypeError, "logits: got ndarray; accepted: a torch.Tensor [B, V]"),
@@ -112,7 +112,8 @@ def refused(call, error, message, state):
     before, generator = [t.clone() for t in state], torch.get_rng_state()
     with pytest.raises(error, match=re.escape(message)):
         call()
-    assert all(torch.equal(one, other) for one, other in zip(state, before)) and torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(one, other) for one, other in zip(state, before))
+    assert torch.equal(torch.get_rng_state(), generator)
 
 
 def name_of(case):
@@ -156,15 +157,15 @@ def test_backend_that_cannot_run_here(native):
 
 OUT = [
     (lambda: [0.0], TypeError, "out: got list; accepted: a torch.Tensor [B, V]"),
-    (lambda: torch.zeros(2, V, dtype=torch.float16), TypeError, "out: got dtype torch.float16; accepted: torch.float32"),
-    (lambda: torch.zeros(2, V, dtype=torch.float64), TypeError, "out: got dtype torch.float64; accepted: torch.float32"),
+    (lambda: torch.zeros(2, V).half(), TypeError, "out: got dtype torch.float16; accepted: torch.float32"),
+    (lambda: torch.zeros(2, V).double(), TypeError, "out: got dtype torch.float64; accepted: torch.float32"),
     (lambda: torch.zeros(2, V + 1), ValueError, f"out: got shape [2, {V + 1}]"),
     (lambda: torch.zeros(3, V), ValueError, f"out: got shape [3, {V}]"),
     (lambda: torch.zeros(2 * V), ValueError, f"out: got shape [{2 * V}]; accepted: [B, V]"),
     (lambda: torch.zeros(2, V, device="meta"), ValueError, f"out: got shape [2, {V}] on 'meta'; accepted: [2, {V}] on"),
     (lambda: torch.zeros(V, 2).t(), ValueError, "out: got stride 2 between a row's tokens; accepted: 1"),
     (lambda: torch.zeros(1, V).expand(2, V), ValueError, f"out: got row stride 0; accepted: at least {V}"),
-    (lambda: torch.zeros(2 * V).as_strided((2, V), (V - 1, 1)), ValueError, f"out: got row stride {V - 1}; accepted: at"),
+    (lambda: torch.zeros(2 * V).as_strided((2, V), (V - 1, 1)), ValueError, f"out: got row stride {V - 1}; accepted:"),
     (lambda: torch.zeros(2, V, requires_grad=True), ValueError, "out: got a tensor that requires grad"),
 ]
 
@@ -206,9 +207,11 @@ SLOTS += [
     (5, TypeError, "slots: got "),
     ("ab", TypeError, "slot"),
 ]
-STEP = [({"logits": torch.zeros(1, V)}, ValueError, f"logits: got shape [1, {V}] on 'cpu'; accepted: [2, {V}] (a row per")]
-STEP += [({"logits": torch.zeros(2, V + 1)}, ValueError, f"logits: got shape [2, {V + 1}] on 'cpu'; accepted: [2, {V}]")]
-STEP += [({"logits": torch.zeros(2, V, device="meta")}, ValueError, f"logits: got shape [2, {V}] on 'meta'; accepted: ")]
+STEP = [
+    ({"logits": torch.zeros(1, V)}, ValueError, f"logits: got shape [1, {V}] on 'cpu'; accepted: [2, {V}] (a row per"),
+    ({"logits": torch.zeros(2, V + 1)}, ValueError, f"logits: got shape [2, {V + 1}] on 'cpu'; accepted: [2, {V}]"),
+    ({"logits": torch.zeros(2, V, device="meta")}, ValueError, f"logits: got shape [2, {V}] on 'meta'; accepted: "),
+]
 STEP += [({"logits": value}, error, text) for value, error, text in LOGITS if "vocabulary" not in text]
 STEP += [({"uniforms": value}, *rest) for value, *rest in ROWS]
 STEP += [case for case in SAMPLE if "logprobs" in str(case[0])]

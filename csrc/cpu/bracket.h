@@ -8,34 +8,21 @@ PLD_BEGIN
 
 class Bracket {
  public:
-  // x[0 .. n) is overwritten; so is mass[0 .. n), which may be null where no masses are asked for.
+  // n values, and their masses or null where none are asked for; kLanes more of each can be read. narrow() moves them.
   Bracket(float* x, uint64_t* mass, int64_t n) : x_(x), mass_(mass), n_(n) {}
 
   int64_t size() const { return n_ + dropped_.count; }
 
   Stats above(float t) const {
     Stats s = dropped_;
-    int64_t i = 0;
-    if (mass_) {
-      Longs total{};
-      for (; i + kLanes <= n_; i += kLanes) {
-        const Ints yes = load(x_ + i) >= all(t);
-        HalfInts half[2];
-        Longs mass[2];
-        std::memcpy(half, &yes, sizeof(half));
-        std::memcpy(mass, mass_ + i, sizeof(mass));
-        for (int h = 0; h < 2; ++h) total += mass[h] & __builtin_convertvector(half[h], Longs);
-        s.count += __builtin_popcount(at_least(load(x_ + i), all(t)));
-      }
-      s.mass += sum(total);
-    } else {
-      for (; i + kLanes <= n_; i += kLanes) s.count += __builtin_popcount(at_least(load(x_ + i), all(t)));
+    Longs mass{};
+    for (int64_t i = 0; i < n_; i += kLanes) {  // the last vector reads beyond the end, where there is room
+      const Lanes valid = n_ - i < kLanes ? (Lanes(1) << (n_ - i)) - 1 : kAllLanes;
+      const Lanes lanes = at_least(load(x_ + i), all(t)) & valid;
+      s.count += __builtin_popcount(lanes);
+      if (mass_) mass = add_lanes(mass, mass_ + i, lanes);
     }
-    for (; i < n_; ++i)
-      if (x_[i] >= t) {
-        ++s.count;
-        if (mass_) s.mass += mass_[i];
-      }
+    s.mass += sum(mass);
     return s;
   }
 

@@ -124,6 +124,14 @@ class Edits {
 
   void collect_history() {
     const History& h = in_.history;
+    if (h.distinct && n_ == 0 && !allowed_only_) {  // the common case: all of them are new
+      n_ = h.num_distinct;
+      std::memcpy(s_.ids, h.distinct, n_ * sizeof(int32_t));
+      std::memcpy(s_.counts, h.counts, n_ * sizeof(int32_t));
+      std::memset(s_.edit_flags, kSeen, n_);
+      for (int64_t i = 0; i < n_; ++i) s_.masked[uint32_t(s_.ids[i]) >> 6] |= uint64_t(1) << (s_.ids[i] & 63);
+      return;
+    }
     if (h.distinct) {
       for (int64_t i = 0; i < h.num_distinct; ++i) see(h.distinct[i], h.counts[i]);
       return;

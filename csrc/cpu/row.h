@@ -156,7 +156,7 @@ class Row {
   const float* tile_values(int64_t tile) {
     for (int64_t i = 0; i < kTile; i += kLanes) store(s_.tile_values + i, load_masked(tile, i));
     for (int64_t e = 0; e < edited(); ++e)
-      if (edits_->ids()[e] / kTile == tile) s_.tile_values[edits_->ids()[e] % kTile] = edits_->values()[e];
+      if (tile_of(edits_->ids()[e]) == tile) s_.tile_values[edits_->ids()[e] % kTile] = edits_->values()[e];
     return s_.tile_values;
   }
 
@@ -193,7 +193,7 @@ class Row {
     const int32_t* ids = edits_->ids();
     for (int64_t e = 0; e < n; ++e) {
       const float logit = edits_->logits()[e];
-      if (!(logit < s_.group_maxima[group_of(ids[e])])) s_.touched[ids[e] / kTile] = 1;
+      if (!(logit < s_.group_maxima[group_of(ids[e])])) s_.touched[tile_of(ids[e])] = 1;
     }
     for (int64_t tile = 0; tile < tiles_; ++tile) {
       if (!s_.touched[tile]) continue;
@@ -210,7 +210,8 @@ class Row {
     }
   }
 
-  static int64_t group_of(int32_t id) { return id / kTile * kLanes + id % kLanes; }
+  static uint32_t tile_of(int32_t id) { return uint32_t(id) / uint32_t(kTile); }
+  static uint32_t group_of(int32_t id) { return tile_of(id) * kLanes + uint32_t(id) % kLanes; }
 
   int64_t count_groups(float t) const {
     int64_t count = 0;
@@ -270,8 +271,8 @@ class Row {
     if (edited()) masses(edits_->values(), edited(), of_, s_.bracket_mass);
     for (int64_t e = 0; e < edited(); ++e) {
       if (edits_->values()[e] >= guess) continue;
-      s_.tile_low[edits_->ids()[e] / kTile] += s_.bracket_mass[e];
-      s_.tile_high[edits_->ids()[e] / kTile] += s_.bracket_mass[e];
+      s_.tile_low[tile_of(edits_->ids()[e])] += s_.bracket_mass[e];
+      s_.tile_high[tile_of(edits_->ids()[e])] += s_.bracket_mass[e];
     }
     for (int64_t tile = 0; tile < tiles_; ++tile) total.low += s_.tile_low[tile], total.high += s_.tile_high[tile];
     if (guess < infinity()) add_edited_candidates(guess);
@@ -307,7 +308,7 @@ class Row {
     }
     if (edited()) masses(edits_->values(), edited(), of_, s_.bracket_mass);
     for (int64_t e = 0; e < edited(); ++e) {
-      s_.tile_mass[edits_->ids()[e] / kTile] += s_.bracket_mass[e];
+      s_.tile_mass[tile_of(edits_->ids()[e])] += s_.bracket_mass[e];
       stats.mass += s_.bracket_mass[e];
       stats.count += edits_->values()[e] > -infinity();
     }
@@ -323,7 +324,7 @@ class Row {
     int64_t c = s_.tile_begin[tiles_];
     for (int64_t e = 0; e < edited(); ++e) {
       if (!(edits_->values()[e] >= candidates_low_)) continue;
-      if (edits_->values()[e] >= low_) s_.tile_mass[edits_->ids()[e] / kTile] += s_.value_mass[c];
+      if (edits_->values()[e] >= low_) s_.tile_mass[tile_of(edits_->ids()[e])] += s_.value_mass[c];
       ++c;
     }
   }

@@ -210,6 +210,23 @@ inline int compress(float*, Floats, Lanes) { return 0; }  // never called
 inline Longs compress(uint64_t*, const uint64_t*, Lanes, Lanes) { return Longs{}; }
 #endif
 
+// total + the given lanes of kLanes numbers of 64 bits, folded in two.
+inline Longs add_lanes(Longs total, const uint64_t* p, Lanes lanes) {
+#if defined(PLD_AVX512)
+  const __m512i sum = reinterpret<__m512i>(total);
+  const __m512i low = _mm512_mask_add_epi64(sum, __mmask8(lanes), sum, _mm512_loadu_si512(p));
+  return reinterpret<Longs>(_mm512_mask_add_epi64(low, __mmask8(lanes >> 8), low, _mm512_loadu_si512(p + 8)));
+#else
+  const Ints mask = mask_of(lanes);
+  HalfInts half[2];
+  Longs x[2];
+  std::memcpy(half, &mask, sizeof(half));
+  std::memcpy(x, p, sizeof(x));
+  for (int h = 0; h < 2; ++h) total += x[h] & __builtin_convertvector(half[h], Longs);
+  return total;
+#endif
+}
+
 // One bit for each of 64 tokens that is at least t.
 template <class T>
 inline uint64_t word_at_least(const T* p, Floats t) {
