@@ -279,7 +279,7 @@ def sampling_params(draw, vocab: int) -> SamplingParams:
 @st.composite
 def cases(draw) -> Case:
     """A batch of a few rows, each with its own history and parameters."""
-    vocab = draw(st.one_of(st.integers(1, 12), st.sampled_from([63, 64, 65, 1023, 1024, 1025, 2100])))
+    vocab = draw(st.one_of(st.integers(1, 12), st.sampled_from([63, 64, 65, 1023, 1024, 1025, 2100, 5000])))
     rows = draw(st.integers(1, 4))
     dtype = draw(st.sampled_from(list(DTYPES.values())))
     few = draw(st.lists(FLOATS, min_size=1, max_size=12))

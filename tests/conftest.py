@@ -4,6 +4,9 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+# Torch's threads otherwise spin while they wait: on a busy machine that takes a hundred times as long.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings

@@ -1,5 +1,6 @@
 """The draw, against the contract's integer arithmetic in plain Python, and against the distribution it stands for."""
 
+import functools
 import math
 
 import numpy as np
@@ -66,6 +67,7 @@ ROWS = {
     "huge": [3e38, -3e38, 1e38, 3e38],
     "uneven": normal(150, seed=3).tolist(),
     "two tiles": (normal(1500, seed=4, spread=0.5) + (torch.arange(1500) % 70 == 0) * 9.0).tolist(),
+    "five tiles": normal(4500, seed=6, spread=3.0).tolist(),
 }
 PARAMS = [
     SamplingParams(),
@@ -100,6 +102,62 @@ def test_every_token_by_its_first_and_last_bits(backend, name, params):
     out = backend.sample(row.expand(len(bits), -1), params, uniforms=bits)
     assert out.token_ids.tolist() == tokens
     assert out.kept.tolist() == [len(masses)] * len(bits)
+
+
+@functools.cache
+def boundaries(name, temperature):
+    """Some values of a row, largest first, with the mass at or above each and the mass of all."""
+    row = torch.cat([normal(3000, seed=8, spread={"peaked": 4.0, "flat": 0.01, "levels": 2.0}[name]), torch.zeros(96)])
+    row = row.round() if name == "levels" else row
+    masses = {token: mass(value, row.max().item(), temperature) for token, value in enumerate(row.tolist())}
+    order = sorted(masses, key=lambda token: -row[token])
+    running, at_least = 0, {}
+    for token in order:
+        running += masses[token]
+        at_least[row[token].item()] = running
+    values = list(at_least)
+    chosen = dict.fromkeys([*values[:4], *values[:: -(-len(values) // 30)], values[-1]])
+    return row, [(value, at_least[value]) for value in chosen], running
+
+
+def count_kept(backend, row, fields):
+    params = [SamplingParams(temperature=0.9, **one, seed=0) for one in fields]
+    return backend.sample(row.expand(len(params), -1), params).kept.tolist()
+
+
+@pytest.mark.parametrize("name", ["peaked", "flat", "levels"])
+def test_top_p_at_a_boundary(backend, name):
+    """The smallest share, in steps of 2^-32, for which a value no longer suffices: one step decides."""
+    row, bounds, total = boundaries(name, 0.9)
+    shares, expected = [], []
+    for value, at_least in bounds:
+        enough = (at_least << 32) // total  # the largest P with at_least * 2^32 >= total * P
+        for share in (enough - 1, enough, enough + 1):
+            if 0 < share < 2**32:
+                shares.append(share)
+                expected.append((value, share <= enough))
+    kept = count_kept(backend, row, [{"top_p": share / 2**32} for share in shares])
+    counts = {value: int((row >= value).sum()) for value, _ in bounds}
+    for share, count, (value, suffices) in zip(shares, kept, expected, strict=True):
+        assert (count <= counts[value]) == suffices, (share, value)
+    assert any(suffices for _, suffices in expected) and not all(suffices for _, suffices in expected)
+
+
+@pytest.mark.parametrize("name", ["peaked", "flat", "levels"])
+def test_top_k_and_min_p_at_a_boundary(backend, name):
+    row, bounds, _ = boundaries(name, 0.9)
+    maximum = row.max().item()
+    counts = [int((row >= value).sum()) for value, _ in bounds]
+    falling = row.sort(descending=True).values
+    ks = [count + step for count in counts for step in (-1, 0, 1) if 0 < count + step < len(row)]
+    expected = [int((row >= falling[k - 1]).sum()) for k in ks]
+    assert count_kept(backend, row, [{"top_k": k} for k in ks]) == expected
+    exponents = [float(exponent(value, maximum, 0.9)) for value, _ in bounds]
+    shares = [2.0 ** (y + step * 2.0**-22 * abs(y)) for y in exponents for step in (-1, 0, 1)]
+    shares = [share for share in shares if share <= 1]
+    y = np.array([exponent(value, maximum, 0.9) for value in row.tolist()])
+    expected = [int((y >= f32(math.log2(share))).sum()) for share in shares]
+    assert count_kept(backend, row, [{"min_p": share} for share in shares]) == expected
 
 
 def chi_square(tokens, row, temperature):

@@ -142,8 +142,11 @@ def test_instruction_sets_share_no_code(isa):
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
-def test_nothing_is_fused(isa):
+def test_masses_are_not_fused(isa):
+    """A fused multiply-add rounds once where the contract rounds twice. Estimates may be fused, the masses may not."""
     for path in objects(isa):
+        if not path.name.startswith("kernels"):
+            continue
         text = tool_output("objdump", "-d", "--no-show-raw-insn", path)
         assert len(text.splitlines()) > 100
         fused = re.findall(r"\s(v?fn?m(?:add|sub)\w*)\s", text)

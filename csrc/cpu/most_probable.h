@@ -46,8 +46,8 @@ int64_t most_probable(Row<T>& row, float low, int64_t n, Scratch& scratch) {
   int64_t above = 0, found = 0;
   for (int pass = 0; pass < 2; ++pass) {
     int64_t ties = n - above;
-    for (int64_t tile = 0; tile < row.tiles(); ++tile) {
-      if (!row.reaches(tile, t)) continue;
+    for (int64_t tile = 0; tile < row.tiles().size(); ++tile) {
+      if (!row.tiles().reaches(tile, t)) continue;
       const float* x = row.tile_values(tile);
       for (int64_t i = 0; i < kTile; ++i) {
         if (!(x[i] >= t)) continue;

@@ -16,11 +16,11 @@ void process_logits(const RowInput& in, Scratch& scratch, float* out) {
   const float temperature = t == 0 ? 1.0f : t < 0x1p-149 ? 0x1p-149f : t > 0x1.fffffep127 ? 0x1.fffffep127f : float(t);
   const auto keep = [&](float x) { return x >= interval.low ? x / temperature : -infinity(); };
   const int64_t chosen = interval.greedy ? row.first_at(interval.low) : -1;
-  for (int64_t tile = 0; tile < row.tiles(); ++tile) {
+  for (int64_t tile = 0; tile < row.tiles().size(); ++tile) {
     const int64_t begin = tile * kTile, size = in.vocab - begin < kTile ? in.vocab - begin : kTile;
     float* to = size == kTile ? out + begin : scratch.tile_values;
     for (int64_t i = 0; i < kTile; i += kLanes) {  // out may be the logits: a vector is read before it is written
-      const Floats x = row.load_masked(tile, i);
+      const Floats x = row.tiles().load_masked(tile, i);
       const Floats kept = x / temperature;
       const Ints yes = x >= all(interval.low);
       store(to + i, reinterpret<Floats>((reinterpret<Ints>(kept) & yes) | (reinterpret<Ints>(all(-infinity())) & ~yes)));
