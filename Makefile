@@ -45,8 +45,8 @@ build: $(STAMP)
 demo: build
 	@$(BIN)/python -m pyllmdecode demo
 
-# Torch's threads spin while they wait; where other work wants the same cores, that makes tests a hundred times slower.
-test: export GOMP_SPINCOUNT ?= 10000
+# Torch's threads spin while they wait; where other work wants the same cores, that makes both a hundred times slower.
+test bench: export GOMP_SPINCOUNT ?= 10000
 test: build
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 

@@ -1,4 +1,4 @@
-"""pyllmdecode: one exact decoding step for language models, from logits to tokens. See README.md and docs/contract.md."""
+"""pyllmdecode: one exact decoding step for language models, from logits to tokens. See docs/contract.md."""
 
 from . import metrics, reference
 from .api import process_logits, sample

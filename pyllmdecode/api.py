@@ -31,14 +31,15 @@ def sample(
 
     logits: [B, V] float32, float16 or bfloat16, V up to 2^22, the tokens of a row adjacent; never modified.
     params: one SamplingParams for all rows, or B of them.
-    history: the token ids each row has seen, prompt first: [B, L] integers right-padded with -1, or B lists or 1-D tensors.
-    prompt_lengths: [B], how many of them are the prompt (presence and frequency penalties and min_new_tokens look at the
-        rest). None: all.
+    history: the token ids each row has seen, prompt first: [B, L] integers right-padded with -1, or B lists or 1-D
+        tensors.
+    prompt_lengths: [B], how many of them are the prompt; presence and frequency penalties and min_new_tokens look at
+        the rest. None: all.
     positions: [B], counter of each row's random stream. None: the length of its history. The draw depends on the row's
         seed, its position and its logits alone, not on its place in a batch, on B, or on the backend.
     uniforms: [B] 64-bit integers to draw with, instead of Philox4x32-10 at (seed, position).
-    logprobs: "raw" for log-probabilities under the logits as given, "processed" for those under the filtered distribution
-        that was drawn from. None: none.
+    logprobs: "raw" for log-probabilities under the logits as given, "processed" for those under the filtered
+        distribution that was drawn from. None: none.
     top_logprobs: how many of the most probable tokens to list, of the same distribution (raw where `logprobs` is None).
     backend: "auto", "reference" or "cpu"; see `backends()`.
     check: raise RowError where a row's status is not 0. Otherwise bad rows are flagged, and change no other row.
@@ -77,9 +78,9 @@ def process_logits(
 ) -> Tensor:
     """The logits after penalties, bans, temperature and filters: [B, V] float32, -inf for the tokens that were dropped.
 
-    The softmax of the result is the distribution that `sample` draws from; a greedy row keeps its one token. Arguments and
-    errors as in `sample`. out: float32 [B, V] on the same device, rows adjacent tokens; may be `logits` itself. None: a new
-    tensor.
+    The softmax of the result is the distribution that `sample` draws from; a greedy row keeps its one token. Arguments
+    and errors as in `sample`. out: float32 [B, V] on the same device, the tokens of a row adjacent; may be `logits`
+    itself. None: a new tensor.
     """
     inputs.check_logits(logits)
     batch, vocab = logits.shape
@@ -109,11 +110,12 @@ def _check_out(out: Tensor, logits: Tensor) -> None:
             f"accepted: {list(logits.shape)} on {str(logits.device)!r}"
         )
     if batch > 1 and out.stride(0) < vocab:
-        raise ValueError(f"out: got row stride {out.stride(0)}; accepted: at least {vocab}, so that rows do not overlap")
+        raise ValueError(f"out: got row stride {out.stride(0)}; accepted: at least {vocab} (rows must not overlap)")
     if out.requires_grad:
         raise ValueError("out: got a tensor that requires grad; accepted: one that does not (call .detach() first)")
-    if _overlap(out, logits) and not (out.data_ptr() == logits.data_ptr() and out.stride(0) == logits.stride(0)):
-        raise ValueError("out: got memory that partly overlaps the logits; accepted: the logits themselves, or other memory")
+    same = out.data_ptr() == logits.data_ptr() and out.stride(0) == logits.stride(0) and out.dtype == logits.dtype
+    if not same and _overlap(out, logits):
+        raise ValueError("out: got memory that partly overlaps the logits; accepted: the logits themselves, or other")
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:

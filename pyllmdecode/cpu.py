@@ -60,7 +60,7 @@ def process_logits(
 
 
 def read_once(logits: Tensor, out: Tensor) -> Tensor:
-    """The largest logit of every row into `out`, float32 [B]: one reading of the logits, for benchmarks to compare with."""
+    """The largest logit of every row into `out`, float32 [B]: one reading of the logits, for benchmarks."""
     _cpu.read(_logits(logits), out.data_ptr(), torch.get_num_threads())
     return out
 

@@ -14,6 +14,7 @@ from .tables import MAX_VOCAB
 LOGITS_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _ID_DTYPES = (torch.int64, torch.int32)
 _OTHER_ID_DTYPES = (torch.int16, torch.int8, torch.uint8)
+_BAD_ID = -(2**63)
 
 
 class History(NamedTuple):
@@ -33,6 +34,8 @@ def check_logits(logits, name: str = "logits") -> None:
         raise TypeError(f"{name}: got dtype {logits.dtype}; accepted: torch.float32, torch.float16, torch.bfloat16")
     if logits.dim() != 2:
         raise ValueError(f"{name}: got shape {list(logits.shape)}; accepted: [B, V]")
+    if logits.device.type == "meta":
+        raise ValueError(f"{name}: got a tensor on the meta device, which holds no values; accepted: one that does")
     if not 1 <= logits.shape[1] <= MAX_VOCAB:
         raise ValueError(f"{name}: got a vocabulary of {logits.shape[1]}; accepted: 1 to {MAX_VOCAB} (2^22)")
     if logits.shape[1] > 1 and logits.stride(1) != 1:
@@ -106,11 +109,12 @@ def token_ids(ids, name: str, device: torch.device) -> Tensor:
         return torch.from_numpy(ids.astype(np.int64)).to(device)
     if isinstance(ids, (str, bytes)) or not isinstance(ids, Sequence):
         raise TypeError(f"{name}: got {type(ids).__name__}; accepted: {accepted}")
-    return torch.from_numpy(_integers(ids, name, accepted)).to(device)
+    # An id too large for 64 bits is as bad as any other outside the vocabulary, and no error (contract, section 7).
+    return torch.from_numpy(_integers(ids, name, accepted, too_large=_BAD_ID)).to(device)
 
 
 def check_row_integers(values, name: str, batch: int, low: int = -(2**63), high: int = 2**63 - 1) -> np.ndarray | None:
-    """A [B] sequence or integer tensor as int64 [B]; values up to 2^64 are taken modulo 2^64 where `high` admits them."""
+    """A [B] sequence or integer tensor as int64 [B]; from 2^63 on, where `high` admits that, modulo 2^64."""
     if values is None:
         return None
     accepted = f"{batch} integers, one per row"
@@ -119,11 +123,13 @@ def check_row_integers(values, name: str, batch: int, low: int = -(2**63), high:
             raise TypeError(f"{name}: got dtype {values.dtype}; accepted: {accepted}")
         if list(values.shape) != [batch]:
             raise ValueError(f"{name}: got shape {list(values.shape)}; accepted: {accepted}")
+        if values.device.type == "meta":
+            raise ValueError(f"{name}: got a tensor on the meta device, which holds no values; accepted: {accepted}")
         result = values.to("cpu", torch.int64).numpy()
     else:
         if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
             raise TypeError(f"{name}: got {type(values).__name__}; accepted: {accepted}")
-        if np.ndim(values) != 1 or len(values) != batch:
+        if len(values) != batch:
             raise ValueError(f"{name}: got {len(values)} values; accepted: {accepted}")
         result = _integers(values, name, accepted, high)
     for row in np.flatnonzero((result < low) & (high < 2**63)):
@@ -147,7 +153,8 @@ def check_prompt_lengths(prompt_lengths, history: History, batch: int) -> np.nda
         lengths = history_lengths(history)
         for row in np.flatnonzero(result > lengths):
             raise ValueError(
-                f"row {row}: prompt_lengths: got {result[row]}; accepted: 0 to {lengths[row]}, the length of its history"
+                f"row {row}: prompt_lengths: got {result[row]}; "
+                f"accepted: 0 to {lengths[row]}, the length of its history"
             )
     return result
 
@@ -157,7 +164,8 @@ def check_logprobs(logprobs, top_logprobs) -> int:
     if logprobs not in (None, "raw", "processed"):
         raise ValueError(f"logprobs: got {logprobs!r}; accepted: None, 'raw', 'processed'")
     if isinstance(top_logprobs, bool) or not hasattr(top_logprobs, "__index__"):
-        raise TypeError(f"top_logprobs: got {top_logprobs!r} ({type(top_logprobs).__name__}); accepted: an integer >= 0")
+        kind = type(top_logprobs).__name__
+        raise TypeError(f"top_logprobs: got {top_logprobs!r} ({kind}); accepted: an integer >= 0")
     count = operator.index(top_logprobs)
     if count < 0:
         raise ValueError(f"top_logprobs: got {count}; accepted: an integer >= 0")
@@ -179,7 +187,7 @@ def _padded_history(history: Tensor, batch: int, device: torch.device) -> Histor
     return History(ids, begins, np.full(batch, ids.shape[1], np.int64), True)
 
 
-def _integers(values, name: str, accepted: str, high: int = 2**63 - 1) -> np.ndarray:
+def _integers(values, name: str, accepted: str, high: int = 2**63 - 1, too_large: int | None = None) -> np.ndarray:
     result = np.empty(len(values), np.int64)
     for index, value in enumerate(values):
         try:
@@ -189,6 +197,8 @@ def _integers(values, name: str, accepted: str, high: int = 2**63 - 1) -> np.nda
         except TypeError:
             raise TypeError(f"{name}[{index}]: got {value!r} ({type(value).__name__}); accepted: {accepted}") from None
         if not -(2**63) <= number <= high:
-            raise ValueError(f"{name}[{index}]: got {number}; accepted: integers of 64 bits")
+            if too_large is None:
+                raise ValueError(f"{name}[{index}]: got {number}; accepted: integers of 64 bits")
+            number = too_large
         result[index] = number if number < 2**63 else number - 2**64
     return result

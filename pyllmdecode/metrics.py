@@ -164,8 +164,10 @@ def _token_ids(where: str, row: Any, padded: bool) -> np.ndarray:
         ids = ids[: kept[-1] + 1 if kept.size else 0]
     if ids.size and ids.min() < 0:
         i = np.argmax(ids < 0)
-        raise ValueError(f"{where}: got token id {ids[i]} at position {i}; accepted: ids of at "
-                         f"least 0 ({_PADDING} only as right padding of 2-D input)")
+        raise ValueError(
+            f"{where}: got token id {ids[i]} at position {i}; accepted: ids of at "
+            f"least 0 ({_PADDING} only as right padding of 2-D input)"
+        )
     return ids
 
 

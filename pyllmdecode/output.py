@@ -25,7 +25,7 @@ class SampleOutput(NamedTuple):
 
 
 class RowError(ValueError):
-    """Rows whose status is not 0, raised where `check=True` asks for it. `rows` maps row to flags; `output` is the step's."""
+    """Rows whose status is not 0, where `check=True` asks for it. `rows`: row -> flags; `output`: the step's."""
 
     def __init__(self, rows: dict[int, int], output: SampleOutput):
         self.rows, self.output = rows, output

@@ -1,8 +1,9 @@
-"""Continuous batching: requests that join and leave, with their histories kept between steps (docs/contract.md, section 8)."""
+"""Continuous batching: requests that join and leave, with their histories (docs/contract.md, section 8)."""
 
 import operator
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +19,8 @@ class Sampler:
     vocab_size: V of the logits that `step` will get, at most 2^22.
     device: where logits and state live. backend: as in `sample`.
 
-    State takes 12 bytes per token seen (history, distinct tokens, counts), whatever the vocabulary; memory is reserved for
-    max_batch * max_length tokens and committed as they come.
+    State takes at most 12 bytes per token seen (history, distinct tokens, counts), whatever the vocabulary; memory is
+    reserved for max_batch * max_length tokens and committed as they come.
     """
 
     def __init__(
@@ -52,8 +53,8 @@ class Sampler:
     def add(self, params: SamplingParams, prompt_ids: Sequence[int] | Tensor) -> int:
         """Take in a request; -> its slot, the lowest free one.
 
-        prompt_ids: list or 1-D integer tensor, at most max_length ids; ids outside the vocabulary set BAD_HISTORY_ID in the
-        status of the slot's steps and are ignored otherwise. A seed that `params` leaves open is drawn now, once.
+        prompt_ids: list or 1-D integer tensor, at most max_length ids; ids outside the vocabulary set BAD_HISTORY_ID in
+        the status of the slot's steps and are ignored otherwise. A seed that `params` leaves open is drawn now, once.
         RuntimeError where all slots are taken.
         """
         self._check_params(params)
@@ -114,9 +115,7 @@ class Sampler:
         if slots is None:
             rows = self._active
         else:
-            rows = tuple(slots.tolist()) if isinstance(slots, Tensor) else tuple(slots)
-            if rows != self._active:
-                self._check_rows(rows)
+            rows = self._rows_of(slots)
         if type(logits) is not Tensor or logits.dim() != 2 or logits.dtype not in inputs.LOGITS_DTYPES:
             inputs.check_logits(logits)
         if logits.shape != (len(rows), self.vocab_size) or logits.device != self.device:
@@ -155,12 +154,22 @@ class Sampler:
         if slot not in self._params:
             raise ValueError(f"{where}slot: got {slot}; accepted: an active slot, one of {list(self._active)}")
 
-    def _check_rows(self, rows: tuple[int, ...]) -> None:
+    def _rows_of(self, slots) -> tuple[int, ...]:
+        if isinstance(slots, Tensor):
+            if slots.dim() != 1 or slots.is_floating_point() or slots.dtype == torch.bool:
+                raise TypeError(f"slots: got {list(slots.shape)} of {slots.dtype}; accepted: a 1-D integer tensor")
+            slots = slots.tolist()
+        elif isinstance(slots, (str, bytes)) or not isinstance(slots, (Sequence, np.ndarray)):
+            raise TypeError(f"slots: got {slots!r} ({type(slots).__name__}); accepted: a sequence of active slots")
+        rows = tuple(slots)
+        if rows == self._active and all(type(slot) is int for slot in rows):
+            return rows
         for row, slot in enumerate(rows):
             self._check_slot(slot, row)
         if len(set(rows)) != len(rows):
             row = next(row for row, slot in enumerate(rows) if slot in rows[:row])
             raise ValueError(f"row {row}: slot: got {rows[row]} a second time; accepted: each slot at most once")
+        return tuple(operator.index(slot) for slot in rows)
 
 
 def _positive(name: str, value, high: int = 2**31 - 1) -> int:

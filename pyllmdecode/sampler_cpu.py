@@ -71,7 +71,8 @@ class State:
         left = self.max_length - self.lengths[index]
         for row in np.flatnonzero(left <= 0):
             raise ValueError(
-                f"row {row}: slot {rows[row]}: its history is full; accepted: fewer than max_length = {self.max_length} tokens"
+                f"row {row}: slot {rows[row]}: its history is full; "
+                f"accepted: fewer than max_length = {self.max_length} tokens"
             )
         self.rows, self.index, self.address = rows, index, index.ctypes.data
         self.room = int(left.min(initial=self.max_length)) - 1

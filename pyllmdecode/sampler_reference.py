@@ -44,7 +44,8 @@ class State:
         for row, slot in enumerate(rows):
             if len(self.slots[slot].tokens) >= self.max_length:
                 raise ValueError(
-                    f"row {row}: slot {slot}: its history is full; accepted: fewer than max_length = {self.max_length} tokens"
+                    f"row {row}: slot {slot}: its history is full; "
+                    f"accepted: fewer than max_length = {self.max_length} tokens"
                 )
 
     def step(

@@ -6,8 +6,8 @@ holds the two together); the reference and the Triton kernels import it. It impo
 
 import struct
 
-# 2^g on [-1/2, 1/2], constant term first: the minimax fit of the relative error (9.2e-8 in exact arithmetic, 1.8e-7 with
-# float32 Horner steps), nudged by a few ulp so that q(1/2) == 2 * q(-1/2) holds exactly in float32.
+# 2^g on [-1/2, 1/2], constant term first: the minimax fit of the relative error (9.2e-8 in exact arithmetic, 1.8e-7
+# with float32 Horner steps), nudged by a few ulp so that q(1/2) == 2 * q(-1/2) holds exactly in float32.
 # See docs/contract.md, section 4.
 MASS_COEFFICIENTS = tuple(
     float.fromhex(text)
@@ -37,7 +37,7 @@ BAD_HISTORY_ID = 4
 
 MAX_VOCAB = 1 << 22  # sums of masses stay below 2^63
 
-# The packed parameters of one row: (name, struct code, C type, meaning). Little-endian, no padding, 8-byte fields first.
+# The packed parameters of one row: (name, struct code, C type, meaning). Little-endian, unpadded, 8-byte fields first.
 # `*_begin`/`*_count` are ranges of the int32 array of lists that travels beside the records.
 RECORD_FIELDS = (
     ("seed", "Q", "uint64_t", "key of the random stream"),

@@ -11,8 +11,7 @@ from pyllmdecode import metrics
 SEQUENCES = st.lists(st.lists(st.integers(0, 4), max_size=14), min_size=1, max_size=5)
 N = st.integers(1, 9)
 
-NGRAM_METRICS = [lambda s: metrics.seq_rep_n(s, 2), lambda s: metrics.rep_n(s, 2),
-                 metrics.diversity, metrics.uniq_seq]
+NGRAM_METRICS = [lambda s: metrics.seq_rep_n(s, 2), lambda s: metrics.rep_n(s, 2), metrics.diversity, metrics.uniq_seq]
 WINDOW_METRICS = [lambda s: metrics.rep_w(s, 2), lambda s: metrics.wrep_w(s, 2, s)]
 
 
@@ -24,12 +23,11 @@ def property_test(*strategies):
 @st.composite
 def with_predictions(draw):
     sequences = draw(SEQUENCES)
-    return sequences, [draw(st.lists(st.integers(0, 4), min_size=len(x), max_size=len(x)))
-                       for x in sequences]
+    return sequences, [draw(st.lists(st.integers(0, 4), min_size=len(x), max_size=len(x))) for x in sequences]
 
 
 def ngrams(sequence, n):
-    return [tuple(sequence[i:i + n]) for i in range(len(sequence) - n + 1)]
+    return [tuple(sequence[i : i + n]) for i in range(len(sequence) - n + 1)]
 
 
 def naive_seq_rep_n(sequences, n):
@@ -70,12 +68,13 @@ def test_ngram_metrics_follow_the_formulas(sequences, n):
 @property_test(with_predictions(), st.integers(1, 16))
 def test_window_metrics_follow_the_formulas(pair, w):
     sequences, predictions = pair
-    assert metrics.rep_w(sequences, w) == pytest.approx(
-        naive_windowed(sequences, w, sequences, only_wrong=False))
+    assert metrics.rep_w(sequences, w) == pytest.approx(naive_windowed(sequences, w, sequences, only_wrong=False))
     assert metrics.rep_w(sequences, w, predictions) == pytest.approx(
-        naive_windowed(sequences, w, predictions, only_wrong=False))
+        naive_windowed(sequences, w, predictions, only_wrong=False)
+    )
     assert metrics.wrep_w(sequences, w, predictions) == pytest.approx(
-        naive_windowed(sequences, w, predictions, only_wrong=True))
+        naive_windowed(sequences, w, predictions, only_wrong=True)
+    )
 
 
 def test_long_sequences_with_large_ids_follow_the_formulas():
@@ -83,21 +82,23 @@ def test_long_sequences_with_large_ids_follow_the_formulas():
     sequences = ids.tolist()
     for n in (1, 2, 3, 5, 8):
         assert metrics.rep_n(ids, n) == pytest.approx(naive_rep_n(sequences, n))
-    assert metrics.rep_w(ids, 17) == pytest.approx(
-        naive_windowed(sequences, 17, sequences, only_wrong=False))
+    assert metrics.rep_w(ids, 17) == pytest.approx(naive_windowed(sequences, 17, sequences, only_wrong=False))
 
 
-@pytest.mark.parametrize("predicted, w, rep, wrep", [
-    # Truth 1 2 1 3 2. Window of 2 before each position: {}, {1}, {1,2}, {2,1}, {1,3}.
-    ([1, 2, 1, 3, 2], 2, 1 / 5, 0.0),
-    ([9, 1, 2, 2, 2], 2, 3 / 5, 3 / 5),
-    ([9, 1, 1, 2, 2], 2, 3 / 5, 2 / 5),
-    # Before position 4, the token 2 at position 1 is inside a window of 3, outside one of 2.
-    ([9, 9, 9, 9, 2], 3, 1 / 5, 0.0),
-    ([9, 9, 9, 9, 2], 2, 0.0, 0.0),
-    # Neither the position itself nor a later one belongs to the window.
-    ([1, 2, 9, 3, 9], 4, 0.0, 0.0),
-])
+@pytest.mark.parametrize(
+    "predicted, w, rep, wrep",
+    [
+        # Truth 1 2 1 3 2. Window of 2 before each position: {}, {1}, {1,2}, {2,1}, {1,3}.
+        ([1, 2, 1, 3, 2], 2, 1 / 5, 0.0),
+        ([9, 1, 2, 2, 2], 2, 3 / 5, 3 / 5),
+        ([9, 1, 1, 2, 2], 2, 3 / 5, 2 / 5),
+        # Before position 4, the token 2 at position 1 is inside a window of 3, outside one of 2.
+        ([9, 9, 9, 9, 2], 3, 1 / 5, 0.0),
+        ([9, 9, 9, 9, 2], 2, 0.0, 0.0),
+        # Neither the position itself nor a later one belongs to the window.
+        ([1, 2, 9, 3, 9], 4, 0.0, 0.0),
+    ],
+)
 def test_window_metrics_by_hand(predicted, w, rep, wrep):
     truth = [[1, 2, 1, 3, 2]]
     assert metrics.rep_w(truth, w, [predicted]) == pytest.approx(rep)
@@ -146,8 +147,7 @@ def test_ranges_and_return_types(pair, k):
     sequences, predictions = pair
     rep = metrics.rep_w(sequences, k, predictions)
     wrep = metrics.wrep_w(sequences, k, predictions)
-    values = [metrics.seq_rep_n(sequences, k), metrics.rep_n(sequences, k), rep, wrep,
-              metrics.diversity(sequences)]
+    values = [metrics.seq_rep_n(sequences, k), metrics.rep_n(sequences, k), rep, wrep, metrics.diversity(sequences)]
     assert all(type(value) is float and 0.0 <= value <= 1.0 for value in values)
     assert wrep <= rep <= metrics.rep_w(sequences, k + 1, predictions)
     assert metrics.wrep_w(sequences, k, sequences) == 0.0
@@ -184,10 +184,13 @@ def test_sequences_without_ngrams_repeat_nothing():
 def test_every_form_of_input_gives_the_same(sequences):
     width = max(map(len, sequences)) + 1
     padded = [x + [-1] * (width - len(x)) for x in sequences]
-    forms = [[torch.tensor(x, dtype=torch.int32) for x in sequences],
-             [np.array(x, dtype=np.uint8) for x in sequences],
-             tuple(tuple(np.int64(token) for token in x) for x in sequences),
-             torch.tensor(padded), np.array(padded, dtype=np.int16)]
+    forms = [
+        [torch.tensor(x, dtype=torch.int32) for x in sequences],
+        [np.array(x, dtype=np.uint8) for x in sequences],
+        tuple(tuple(np.int64(token) for token in x) for x in sequences),
+        torch.tensor(padded),
+        np.array(padded, dtype=np.int16),
+    ]
     for metric in NGRAM_METRICS + WINDOW_METRICS:
         assert [metric(form) for form in forms] == [metric(sequences)] * len(forms)
 
@@ -238,11 +241,17 @@ BAD_BATCHES = [
     (torch.ones(2, 2), TypeError, r"sequences\[0\]: got 1.0 at position 0; accepted"),
     (np.ones((2, 2), dtype=bool), TypeError, r"sequences\[0\]: got True at position 0; accepted"),
     (torch.ones(2, 1, 2, dtype=torch.long), TypeError, r"sequences\[0\]: got \[1, 1\] at position"),
-    ([[1], [2], [0] * 7 + [-5]], ValueError,
-     r"sequences\[2\]: got token id -5 at position 7; accepted: ids of at least 0"),
+    (
+        [[1], [2], [0] * 7 + [-5]],
+        ValueError,
+        r"sequences\[2\]: got token id -5 at position 7; accepted: ids of at least 0",
+    ),
     ([[1, -1]], ValueError, r"sequences\[0\]: got token id -1 at position 1; .*right padding"),
-    (torch.tensor([[1, 2], [-1, 3]]), ValueError,
-     r"sequences\[1\]: got token id -1 at position 0; accepted: ids of at least 0"),
+    (
+        torch.tensor([[1, 2], [-1, 3]]),
+        ValueError,
+        r"sequences\[1\]: got token id -1 at position 0; accepted: ids of at least 0",
+    ),
     ([[1, 2**63]], ValueError, rf"sequences\[0\]: got {2**63}; accepted: ids below 2\*\*63"),
 ]
 
@@ -254,10 +263,16 @@ def test_bad_batches(batch, error, message):
             metric(batch)
 
 
-@pytest.mark.parametrize("value, error, got", [
-    (0, ValueError, "0"), (-3, ValueError, "-3"), (True, TypeError, r"True \(bool\)"),
-    (2.0, TypeError, r"2.0 \(float\)"), (None, TypeError, r"None \(NoneType\)"),
-])
+@pytest.mark.parametrize(
+    "value, error, got",
+    [
+        (0, ValueError, "0"),
+        (-3, ValueError, "-3"),
+        (True, TypeError, r"True \(bool\)"),
+        (2.0, TypeError, r"2.0 \(float\)"),
+        (None, TypeError, r"None \(NoneType\)"),
+    ],
+)
 def test_bad_n_and_w(value, error, got):
     accepted = "; accepted: an integer of at least 1$"
     for metric in (metrics.seq_rep_n, metrics.rep_n):
@@ -274,13 +289,16 @@ def test_numpy_integers_and_huge_n_and_w():
     assert metrics.rep_w([[3, 3, 3]], 10**30) == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("predictions, error, message", [
-    ([[1, 2]], ValueError, "predictions: got 1 sequences; accepted: 2"),
-    ([[1, 2], [1, 2]], ValueError, r"predictions\[1\]: got 2 ids; accepted: 1"),
-    ([[1, 2], [-2]], ValueError, r"predictions\[1\]: got token id -2 at position 0; accepted"),
-    ([[1, 2.5], [1]], TypeError, r"predictions\[0\]: got 2.5 at position 1; accepted"),
-    ([1, 2], TypeError, r"predictions: got \[1, 2\], one flat sequence; accepted"),
-])
+@pytest.mark.parametrize(
+    "predictions, error, message",
+    [
+        ([[1, 2]], ValueError, "predictions: got 1 sequences; accepted: 2"),
+        ([[1, 2], [1, 2]], ValueError, r"predictions\[1\]: got 2 ids; accepted: 1"),
+        ([[1, 2], [-2]], ValueError, r"predictions\[1\]: got token id -2 at position 0; accepted"),
+        ([[1, 2.5], [1]], TypeError, r"predictions\[0\]: got 2.5 at position 1; accepted"),
+        ([1, 2], TypeError, r"predictions: got \[1, 2\], one flat sequence; accepted"),
+    ],
+)
 def test_bad_predictions(predictions, error, message):
     for metric in (metrics.rep_w, metrics.wrep_w):
         with pytest.raises(error, match=message):

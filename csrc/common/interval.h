@@ -34,8 +34,8 @@ struct TopP {
     const uint64_t right_high = high64(total, p), right_low = total * p;
     return left_high != right_high ? left_high > right_high : left_low >= right_low;
   }
-  // A threshold that no kept value is below, whatever the row: `tokens` tokens of exponent y < result have together less
-  // than the mass (1 - p) * total that may be dropped. 2^y is bounded by the exponent alone, one octave of slack.
+  // A threshold that no kept value is below, whatever the row: `tokens` tokens of exponent y < result have together
+  // less than the mass (1 - p) * total that may be dropped. 2^y is bounded by the exponent alone, one octave of slack.
   PLD_HD float safe_exponent(int64_t tokens) const {
     const double spare = double(total) * (1.0 - double(p) / 4294967296.0);
     if (!(spare > 0)) return -infinity();
@@ -57,9 +57,9 @@ PLD_HD float lowest_with_exponent(float y, float maximum, float scale) {
   return value_of(low);
 }
 
-// The largest threshold in [low, high] at which `rule` has enough. It must have at `low`. `row.above(t)` counts and adds
-// up x >= t; `row.narrow(low, high, inside)` says that only thresholds in (low, high] will be asked from now on, and how many
-// tokens lie between, so that a row may drop the others.
+// The largest threshold in [low, high] at which `rule` has enough. It must have at `low`. `row.above(t)` counts and
+// adds up x >= t; `row.narrow(low, high, inside)` says that only thresholds in (low, high] will be asked from now on,
+// and how many tokens lie between, so that a row may drop the others.
 template <class Row, class Rule>
 PLD_HD float search(Row& row, float low_value, float high_value, const Rule& rule) {
   uint32_t low = key_of(low_value), high = key_of(high_value);

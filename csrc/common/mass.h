@@ -8,8 +8,8 @@
 
 PLD_BEGIN
 
-// Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves that integer in the low bits.
-// The contract's floor(y + 1/2) differs only at ties, where the polynomial gives the same mass (see tables.py).
+// Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves that integer in the low
+// bits. The contract's floor(y + 1/2) differs only at ties, where the polynomial gives the same mass (see tables.py).
 constexpr float kRounder = 12582912.0f;
 constexpr uint32_t kRounderBits = 0x4b400000u;
 constexpr float kMassFloor = -45.0f;  // below kMassMinExponent, and low enough that every bit is shifted out

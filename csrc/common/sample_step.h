@@ -1,13 +1,13 @@
-// Stages 6 to 10 of a decoding step for one row, over the few primitives that a machine's Row offers. A row starts with all
-// its tokens above -inf in focus; focusing drops tokens for good, so what is in focus at the end is what is kept.
+// Stages 6 to 10 of a decoding step for one row, over the few primitives that a machine's Row offers. A row starts with
+// all its tokens above -inf in focus; focusing drops tokens for good, so what is in focus at the end is what is kept.
 //
 //   maximum()          largest x after stage 5
 //   vocab()            V
 //   first_at(x)        lowest id whose value is x
 //   focus(t)           keep x >= t in focus
 //   focus_on_top(k)    drop tokens that are surely not among the k largest; as many as is cheap
-//   focus_on_mass(rule, safe)  drop tokens that are surely below TopP's threshold: all below `safe`, more where it is cheap
-//   threshold(rule)    largest t at which the tokens x >= t in focus are enough for the rule (interval.h)
+//   focus_on_mass(rule, safe)  drop tokens that are surely below TopP's threshold: all below `safe`, more where it is
+//   cheap threshold(rule)    largest t at which the tokens x >= t in focus are enough for the rule (interval.h)
 //   above(t)           count and mass of x >= t in focus, for t = threshold(rule)
 //   mass_for(p)        bounds of the mass in focus, where TopP of p follows; as tight as is cheap
 //   exact_mass()       the same, exactly

@@ -31,12 +31,13 @@ History convert(const Id* ids, int64_t length, bool padded, int64_t vocab, bool&
 }
 
 RowInput input_of(const Logits& logits, const Requests& requests, int64_t row, bool& bad) {
-  RowInput in{row_of(logits, row), logits.dtype, logits.vocab, &requests.params[requests.shared ? 0 : row],
-              requests.lists,      {}};
+  RowInput in{
+      row_of(logits, row), logits.dtype, logits.vocab, &requests.params[requests.shared ? 0 : row], requests.lists, {}};
   const int64_t begin = requests.begins[row], length = requests.lengths[row];
-  in.history = requests.id_bytes == 4
-                   ? convert(static_cast<const int32_t*>(requests.history) + begin, length, requests.padded, in.vocab, bad)
-                   : convert(static_cast<const int64_t*>(requests.history) + begin, length, requests.padded, in.vocab, bad);
+  in.history =
+      requests.id_bytes == 4
+          ? convert(static_cast<const int32_t*>(requests.history) + begin, length, requests.padded, in.vocab, bad)
+          : convert(static_cast<const int64_t*>(requests.history) + begin, length, requests.padded, in.vocab, bad);
   if (requests.prompt_lengths) in.history.prompt_length = requests.prompt_lengths[row];
   return in;
 }
@@ -94,12 +95,10 @@ void step(const Logits& logits, const Slots& state, const int64_t* slots, const 
     int32_t *tokens = state.tokens + start, *distinct = state.distinct + start, *counts = state.counts + start;
     int64_t &length = state.lengths[slot], &num_distinct = state.num_distinct[slot];
     const RowParams& params = state.params[slot];
-    const RowInput in{row_of(logits, row),
-                      logits.dtype,
-                      logits.vocab,
-                      &params,
-                      state.lists[slot],
-                      {tokens, length, state.prompt_lengths[slot], distinct, counts, num_distinct}};
+    const RowInput in{
+        row_of(logits, row), logits.dtype,
+        logits.vocab,        &params,
+        state.lists[slot],   {tokens, length, state.prompt_lengths[slot], distinct, counts, num_distinct}};
     const uint64_t bits = uniforms ? uniforms[row] : random_bits(params.seed, uint64_t(length), kStreamDraw);
     RowResult result = result_of(out, row);
     k.sample_step(in, {bits, out.mode, out.top}, thread_scratch(in.vocab, length), result);

@@ -29,9 +29,9 @@ struct Requests {
   const int32_t* lists;
   const void* history;  // ids, `id_bytes` each (4 or 8)
   int id_bytes;
-  const int64_t* begins;   // [rows] where each row's history begins
-  const int64_t* lengths;  // [rows]
-  bool padded;             // -1s at the end of a row are padding
+  const int64_t* begins;          // [rows] where each row's history begins
+  const int64_t* lengths;         // [rows]
+  bool padded;                    // -1s at the end of a row are padding
   const int64_t* prompt_lengths;  // [rows]; null: all of it
   const int64_t* positions;       // [rows]; null: the history's length
   const uint64_t* uniforms;       // [rows]; null: Philox

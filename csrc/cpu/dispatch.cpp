@@ -38,7 +38,8 @@ std::vector<const RowKernels*> available_kernels() {
   std::vector<const RowKernels*> found{&baseline::kKernels};
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool common = __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
+  const bool common =
+      __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
   const bool avx2 = common && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
   if (avx2) found.push_back(&avx2::kKernels);
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -53,7 +54,8 @@ const RowKernels& kernels() {
   const char* wanted = std::getenv("PYLLMDECODE_ISA");
   const RowKernels* k = wanted && *wanted ? find_kernels(wanted) : available_kernels().back();
   if (!k)
-    throw std::runtime_error("PYLLMDECODE_ISA: got '" + std::string(wanted) + "'; accepted on this machine: " + names());
+    throw std::runtime_error("PYLLMDECODE_ISA: got '" + std::string(wanted) +
+                             "'; accepted on this machine: " + names());
   chosen = k;
   return *k;
 }

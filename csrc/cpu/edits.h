@@ -1,5 +1,5 @@
-// Stages 2 to 5: the tokens that biases, penalties and bans concern. They are few, so they are kept beside the row, in a
-// sparse set, and passes over the logits read their places as -inf.
+// Stages 2 to 5: the tokens that biases, penalties and bans concern. They are few, so they are kept beside the row, in
+// a sparse set, and passes over the logits read their places as -inf.
 #pragma once
 
 #include "ngrams.h"

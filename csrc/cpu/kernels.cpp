@@ -28,9 +28,12 @@ float read_row(const T* x, int64_t n) {
 
 float read_any(const RowInput& in) {
   switch (in.dtype) {
-    case DType::kFloat32: return read_row(static_cast<const float*>(in.logits), in.vocab);
-    case DType::kFloat16: return read_row(static_cast<const Float16*>(in.logits), in.vocab);
-    case DType::kBFloat16: return read_row(static_cast<const Bfloat16*>(in.logits), in.vocab);
+    case DType::kFloat32:
+      return read_row(static_cast<const float*>(in.logits), in.vocab);
+    case DType::kFloat16:
+      return read_row(static_cast<const Float16*>(in.logits), in.vocab);
+    case DType::kBFloat16:
+      return read_row(static_cast<const Bfloat16*>(in.logits), in.vocab);
   }
   return 0;
 }

@@ -1,5 +1,5 @@
-// The mass of common/mass.h for several vectors of tokens at once. Four at a time: the polynomial is one chain of dependent
-// steps, and four interleaved chains keep the arithmetic units busy (measured: a quarter faster than one).
+// The mass of common/mass.h for several vectors of tokens at once. Four at a time: the polynomial is one chain of
+// dependent steps, and four interleaved chains keep the arithmetic units busy (measured: a quarter faster than one).
 #pragma once
 
 #include "../common/mass.h"
@@ -52,10 +52,11 @@ inline MassLanes masses_of(const Floats (&x)[kUnroll], const Scale& of) {
   return out;
 }
 
-// Adds up about mass / 2^40 in float32, one accumulator per u, of the lanes of `keep`: half the work of exact masses. The
-// exponents are exact; the polynomial's fused steps differ from the contract's by at most 3e-7 of the mass. An exact mass
-// has also lost its fraction below 1.
-inline void add_estimates(const Floats (&x)[kUnroll], const Scale& of, const Ints (&keep)[kUnroll], Floats (&sums)[kUnroll]) {
+// Adds up about mass / 2^40 in float32, one accumulator per u, of the lanes of `keep`: half the work of exact masses.
+// The exponents are exact; the polynomial's fused steps differ from the contract's by at most 3e-7 of the mass. An
+// exact mass has also lost its fraction below 1.
+inline void add_estimates(const Floats (&x)[kUnroll], const Scale& of, const Ints (&keep)[kUnroll],
+                          Floats (&sums)[kUnroll]) {
   const Exponents e = exponents_of(x, of);
   Floats q[kUnroll];
   PLD_EACH q[u] = fused(all(kMassC5), e.g[u], all(kMassC4));
@@ -63,7 +64,8 @@ inline void add_estimates(const Floats (&x)[kUnroll], const Scale& of, const Int
   PLD_EACH q[u] = fused(q[u], e.g[u], all(kMassC2));
   PLD_EACH q[u] = fused(q[u], e.g[u], all(kMassC1));
   PLD_EACH q[u] = fused(q[u], e.g[u], all(kMassC0));
-  PLD_EACH sums[u] += reinterpret<Floats>(keep[u] & (reinterpret<Ints>(q[u]) + (reinterpret<Ints>(e.rounded[u]) << 23)));
+  PLD_EACH sums[u] +=
+      reinterpret<Floats>(keep[u] & (reinterpret<Ints>(q[u]) + (reinterpret<Ints>(e.rounded[u]) << 23)));
 }
 
 // Adds the masses to two accumulators, the even lanes' and the odd lanes'.
@@ -82,7 +84,8 @@ inline void store_masses(const MassLanes& m, uint64_t* out) {
     std::memcpy(fraction, &m.fraction[u], sizeof(fraction));
     std::memcpy(shift, &m.shift[u], sizeof(shift));
     for (int h = 0; h < 2; ++h) {
-      const Longs mass = (__builtin_convertvector(fraction[h], Longs) << 32) >> __builtin_convertvector(shift[h], Longs);
+      const Longs mass =
+          (__builtin_convertvector(fraction[h], Longs) << 32) >> __builtin_convertvector(shift[h], Longs);
       std::memcpy(out + u * kLanes + h * (kLanes / 2), &mass, sizeof(mass));
     }
   }

@@ -27,11 +27,16 @@ using RequestsTuple =
     std::tuple<Address, bool, Address, Address, int, Address, Address, bool, Address, Address, Address>;
 
 pld::Requests requests_of(const RequestsTuple& t) {
-  return {at<pld::RowParams>(std::get<0>(t)), std::get<1>(t),
-          at<int32_t>(std::get<2>(t)),        at<void>(std::get<3>(t)),
-          std::get<4>(t),                     at<int64_t>(std::get<5>(t)),
-          at<int64_t>(std::get<6>(t)),        std::get<7>(t),
-          at<int64_t>(std::get<8>(t)),        at<int64_t>(std::get<9>(t)),
+  return {at<pld::RowParams>(std::get<0>(t)),
+          std::get<1>(t),
+          at<int32_t>(std::get<2>(t)),
+          at<void>(std::get<3>(t)),
+          std::get<4>(t),
+          at<int64_t>(std::get<5>(t)),
+          at<int64_t>(std::get<6>(t)),
+          std::get<7>(t),
+          at<int64_t>(std::get<8>(t)),
+          at<int64_t>(std::get<9>(t)),
           at<uint64_t>(std::get<10>(t))};
 }
 
@@ -39,16 +44,18 @@ pld::Requests requests_of(const RequestsTuple& t) {
 struct PyOutputs : pld::Outputs {
   PyOutputs(Address token_ids, Address kept, Address status, Address logprobs, Address top_ids, Address top_logprobs,
             int mode, int64_t top)
-      : pld::Outputs{at<int64_t>(token_ids), at<int64_t>(kept),       at<int32_t>(status),  at<float>(logprobs),
+      : pld::Outputs{at<int64_t>(token_ids), at<int64_t>(kept),       at<int32_t>(status), at<float>(logprobs),
                      at<int64_t>(top_ids),   at<float>(top_logprobs), pld::Logprobs(mode), top} {}
 };
 
 struct PySlots : pld::Slots {
   PySlots(Address params, Address lists, Address tokens, Address distinct, Address counts, Address lengths,
           Address prompt_lengths, Address num_distinct, Address status, int64_t max_length)
-      : pld::Slots{at<pld::RowParams>(params), at<const int32_t*>(lists),  at<int32_t>(tokens), at<int32_t>(distinct),
-                   at<int32_t>(counts),        at<int64_t>(lengths),       at<int64_t>(prompt_lengths),
-                   at<int64_t>(num_distinct),  at<int32_t>(status),        max_length} {}
+      : pld::Slots{at<pld::RowParams>(params),  at<const int32_t*>(lists),
+                   at<int32_t>(tokens),         at<int32_t>(distinct),
+                   at<int32_t>(counts),         at<int64_t>(lengths),
+                   at<int64_t>(prompt_lengths), at<int64_t>(num_distinct),
+                   at<int32_t>(status),         max_length} {}
 };
 
 }  // namespace
@@ -93,9 +100,8 @@ PYBIND11_MODULE(_cpu, m) {
         pld::kernels().masses(at<float>(x), n, maximum, scale, at<uint64_t>(out));
       },
       release());
-  m.def("random_bits", [](uint64_t seed, uint64_t position, uint64_t stream) {
-    return pld::random_bits(seed, position, stream);
-  });
+  m.def("random_bits",
+        [](uint64_t seed, uint64_t position, uint64_t stream) { return pld::random_bits(seed, position, stream); });
   m.def("isa", [] { return std::string(pld::kernels().name); });
   m.def("isas", [] {
     std::vector<std::string> names;

@@ -34,13 +34,15 @@ inline void sort_descending(int64_t* ids, float* values, int64_t n) {
   std::memcpy(values, x, n * sizeof(*values));
 }
 
-// Fills scratch.top_ids and top_values with the n largest values of at least `low`, ties by lowest id. -> how many there are.
+// Fills scratch.top_ids and top_values with the n largest values of at least `low`, ties by lowest id. -> how many
+// there are.
 template <class T>
 int64_t most_probable(Row<T>& row, float low, int64_t n, Scratch& scratch) {
   row.focus_on_top(n);
   const float least = row.threshold(TopK{n});
   const float t = least > low ? least : low;
-  // Ids ascend, so of the values tied at the end the first ones are the right ones; the others stay out by their number.
+  // Ids ascend, so of the values tied at the end the first ones are the right ones; the others stay out by their
+  // number.
   int64_t* ids = scratch.top_ids;
   float* values = scratch.top_values;
   int64_t above = 0, found = 0;

@@ -26,9 +26,9 @@ inline int64_t find(const int32_t* values, int64_t n, int32_t value) {
   return i;
 }
 
-// Calls ban(token) for every token that followed an earlier occurrence of the history's last n - 1 tokens. A bad id (-1)
-// is part of no n-gram. Linear in the history, whatever it holds: short n-grams are compared in place, long ones by
-// Knuth, Morris and Pratt, whose table of borders needs n - 1 places.
+// Calls ban(token) for every token that followed an earlier occurrence of the history's last n - 1 tokens. A bad id
+// (-1) is part of no n-gram. Linear in the history, whatever it holds: short n-grams are compared in place, long ones
+// by Knuth, Morris and Pratt, whose table of borders needs n - 1 places.
 template <class Ban>
 void repeated_ngrams(const History& history, int64_t n, int32_t* borders, const Ban& ban) {
   constexpr int64_t kShort = 8;

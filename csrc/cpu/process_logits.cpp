@@ -23,7 +23,8 @@ void process_logits(const RowInput& in, Scratch& scratch, float* out) {
       const Floats x = row.tiles().load_masked(tile, i);
       const Floats kept = x / temperature;
       const Ints yes = x >= all(interval.low);
-      store(to + i, reinterpret<Floats>((reinterpret<Ints>(kept) & yes) | (reinterpret<Ints>(all(-infinity())) & ~yes)));
+      store(to + i,
+            reinterpret<Floats>((reinterpret<Ints>(kept) & yes) | (reinterpret<Ints>(all(-infinity())) & ~yes)));
     }
     if (size < kTile) std::memcpy(out + begin, to, size * sizeof(float));
   }
@@ -39,9 +40,12 @@ void process_logits(const RowInput& in, Scratch& scratch, float* out) {
 
 void process_logits_of_any(const RowInput& in, Scratch& scratch, float* out) {
   switch (in.dtype) {
-    case DType::kFloat32: return process_logits<float>(in, scratch, out);
-    case DType::kFloat16: return process_logits<Float16>(in, scratch, out);
-    case DType::kBFloat16: return process_logits<Bfloat16>(in, scratch, out);
+    case DType::kFloat32:
+      return process_logits<float>(in, scratch, out);
+    case DType::kFloat16:
+      return process_logits<Float16>(in, scratch, out);
+    case DType::kBFloat16:
+      return process_logits<Bfloat16>(in, scratch, out);
   }
 }
 

@@ -1,6 +1,6 @@
-// The primitives of common/sample_step.h on a CPU. The logits are read once for the maximum, which leaves one maximum per
-// group of tokens behind; most later questions are answered from those, or from the few candidates that are copied out, tile
-// by tile in the order of their ids.
+// The primitives of common/sample_step.h on a CPU. The logits are read once for the maximum, which leaves one maximum
+// per group of tokens behind; most later questions are answered from those, or from the few candidates that are copied
+// out, tile by tile in the order of their ids.
 #pragma once
 
 #include "../common/sample_step.h"
@@ -174,7 +174,8 @@ class Row {
     return count;
   }
 
-  // The token of a tile at which its running mass exceeds r, if that is one token for all r_low <= r <= r_high; else -1.
+  // The token of a tile at which its running mass exceeds r, if that is one token for all r_low <= r <= r_high; else
+  // -1.
   int64_t draw_in_tile(int64_t tile, uint64_t r_low, uint64_t r_high) {
     const float* x = tile_values(tile);
     uint64_t running = 0;
@@ -207,8 +208,8 @@ class Row {
     return -1;
   }
 
-  // Bounds of the mass of all tokens below `guess`, by tile in tile_low and tile_high and in all; the tokens of at least
-  // `guess`, where there is one, become the candidates. Half the work of exact masses.
+  // Bounds of the mass of all tokens below `guess`, by tile in tile_low and tile_high and in all; the tokens of at
+  // least `guess`, where there is one, become the candidates. Half the work of exact masses.
   MassBounds estimate(float guess) {
     // Of the estimate: each addition to a sum may err by 2^-24 of it, the polynomial by 3e-7.
     constexpr double kError = (kTile / (kUnroll * kLanes) + 4) * 0x1p-24 + 3e-7;
@@ -217,7 +218,7 @@ class Row {
     for (int64_t tile = 0; tile < tiles_.size(); ++tile) {
       s_.tile_begin[tile] = n;
       const double mass = 0x1p40 * (tiles_.reaches(tile, guess) ? tiles_.template estimate<true>(tile, of_, guess, n)
-                                                                 : tiles_.template estimate<false>(tile, of_, guess, n));
+                                                                : tiles_.template estimate<false>(tile, of_, guess, n));
       const double least = mass * (1 - kError) - kTile;
       s_.tile_low[tile] = least > 0 ? uint64_t(least) : 0;
       s_.tile_high[tile] = uint64_t(mass * (1 + kError)) + 1;
@@ -229,7 +230,8 @@ class Row {
       s_.tile_low[tile_of(edits_->ids()[e])] += s_.bracket_mass[e];
       s_.tile_high[tile_of(edits_->ids()[e])] += s_.bracket_mass[e];
     }
-    for (int64_t tile = 0; tile < tiles_.size(); ++tile) total.low += s_.tile_low[tile], total.high += s_.tile_high[tile];
+    for (int64_t tile = 0; tile < tiles_.size(); ++tile)
+      total.low += s_.tile_low[tile], total.high += s_.tile_high[tile];
     if (guess < infinity()) add_edited_candidates(guess);
     return total;
   }
@@ -300,8 +302,8 @@ class Row {
   Scratch& s_;
   Scale of_{};
   bool saw_nan_ = false;
-  // Once focused_: values[0 .. candidates_) are the tokens of at least candidates_low_, and those of at least low_ are in
-  // focus; settled_ once the others have been dropped for good, and are not just unlikely to matter.
+  // Once focused_: values[0 .. candidates_) are the tokens of at least candidates_low_, and those of at least low_ are
+  // in focus; settled_ once the others have been dropped for good, and are not just unlikely to matter.
   bool focused_ = false, settled_ = false, weighed_ = false;
   float low_ = lowest_finite();
   float candidates_low_ = 0;

@@ -1,5 +1,5 @@
-// What passes between the batch loop and the kernels of one row, which are compiled once per instruction set. Plain data:
-// nothing here may become code that the linker shares between instruction sets.
+// What passes between the batch loop and the kernels of one row, which are compiled once per instruction set. Plain
+// data: nothing here may become code that the linker shares between instruction sets.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,8 @@ constexpr int64_t kPad = 64;     // elements that vector stores may write beyond
 struct History {
   const int32_t* tokens;
   int64_t length, prompt_length;
-  // Its distinct tokens with how often each was generated, where somebody keeps them; otherwise null, and they are counted.
+  // Its distinct tokens with how often each was generated, where somebody keeps them; otherwise null, and they are
+  // counted.
   const int32_t* distinct;
   const int32_t* counts;
   int64_t num_distinct;
@@ -47,36 +48,36 @@ struct RowResult {
   float* top_logprobs;
 };
 
-// Working memory of one thread for rows of up to `vocab` tokens. Large but lazily committed: a step touches what it needs.
-// Between rows all bits of `masked` and all of `touched` are 0.
+// Working memory of one thread for rows of up to `vocab` tokens. Large but lazily committed: a step touches what it
+// needs. Between rows all bits of `masked` and all of `touched` are 0.
 struct Scratch {
-  int64_t vocab;         // capacity, a multiple of kTile
-  uint64_t* masked;      // [vocab / 64] tokens that passes over the logits read as -inf
-  uint64_t* unmasked;    // [vocab / 64] zeros
-  int32_t* ids;          // [vocab] edited tokens,
-  float* raw;            // [vocab] their logits,
-  float* edited;         // [vocab] their values after stage 5,
-  float* bias;           // [vocab]
-  int32_t* counts;       // [vocab] how often each was generated,
-  uint8_t* edit_flags;   // [vocab]
-  float* group_maxima;   // [vocab / 64]
-  uint8_t* special;      // [vocab / kTile] tiles that hold a NaN or an infinity
-  uint8_t* touched;      // [vocab / kTile] tiles whose maxima an edit took away
-  uint64_t* tile_mass;   // [vocab / kTile]
-  uint64_t* tile_low;    // [vocab / kTile] bounds of a tile's mass
-  uint64_t* tile_high;   // [vocab / kTile]
-  int64_t* tile_begin;   // [vocab / kTile + 1]
-  float* values;         // [vocab + kPad] candidates in the order of their ids, then edited ones
-  uint64_t* value_mass;  // [vocab + kPad] their masses
-  float* bracket;        // [vocab + kPad]
+  int64_t vocab;           // capacity, a multiple of kTile
+  uint64_t* masked;        // [vocab / 64] tokens that passes over the logits read as -inf
+  uint64_t* unmasked;      // [vocab / 64] zeros
+  int32_t* ids;            // [vocab] edited tokens,
+  float* raw;              // [vocab] their logits,
+  float* edited;           // [vocab] their values after stage 5,
+  float* bias;             // [vocab]
+  int32_t* counts;         // [vocab] how often each was generated,
+  uint8_t* edit_flags;     // [vocab]
+  float* group_maxima;     // [vocab / 64]
+  uint8_t* special;        // [vocab / kTile] tiles that hold a NaN or an infinity
+  uint8_t* touched;        // [vocab / kTile] tiles whose maxima an edit took away
+  uint64_t* tile_mass;     // [vocab / kTile]
+  uint64_t* tile_low;      // [vocab / kTile] bounds of a tile's mass
+  uint64_t* tile_high;     // [vocab / kTile]
+  int64_t* tile_begin;     // [vocab / kTile + 1]
+  float* values;           // [vocab + kPad] candidates in the order of their ids, then edited ones
+  uint64_t* value_mass;    // [vocab + kPad] their masses
+  float* bracket;          // [vocab + kPad]
   uint64_t* bracket_mass;  // [vocab + kPad]
-  float* tile_values;    // [kTile + kPad]
-  uint64_t* tile_masses; // [kTile]
-  float* last_tile;      // [kTile] the last tile's logits of any type, padded
-  int64_t* top_ids;      // [vocab + kPad] twice, for sorting
-  float* top_values;     // [vocab + kPad] twice
-  int32_t* borders;      // [history capacity] of the n-gram being looked for
-  int32_t* places;       // [8 * vocab + 1024] hash table from token to its place among the edited ones
+  float* tile_values;      // [kTile + kPad]
+  uint64_t* tile_masses;   // [kTile]
+  float* last_tile;        // [kTile] the last tile's logits of any type, padded
+  int64_t* top_ids;        // [vocab + kPad] twice, for sorting
+  float* top_values;       // [vocab + kPad] twice
+  int32_t* borders;        // [history capacity] of the n-gram being looked for
+  int32_t* places;         // [8 * vocab + 1024] hash table from token to its place among the edited ones
 };
 
 struct RowKernels {

@@ -91,9 +91,12 @@ void sample_step(const RowInput& in, const RowRequest& request, Scratch& scratch
 
 void sample_step_of_any(const RowInput& in, const RowRequest& request, Scratch& scratch, RowResult& result) {
   switch (in.dtype) {
-    case DType::kFloat32: return sample_step<float>(in, request, scratch, result);
-    case DType::kFloat16: return sample_step<Float16>(in, request, scratch, result);
-    case DType::kBFloat16: return sample_step<Bfloat16>(in, request, scratch, result);
+    case DType::kFloat32:
+      return sample_step<float>(in, request, scratch, result);
+    case DType::kFloat16:
+      return sample_step<Float16>(in, request, scratch, result);
+    case DType::kBFloat16:
+      return sample_step<Bfloat16>(in, request, scratch, result);
   }
 }
 

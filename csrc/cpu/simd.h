@@ -1,5 +1,6 @@
-// Vectors of float32 lanes, as wide as the instruction set this file is compiled for. Arithmetic is the compilers' vector
-// extension, the same source everywhere; the few operations that it has no word for are spelled out per instruction set.
+// Vectors of float32 lanes, as wide as the instruction set this file is compiled for. Arithmetic is the compilers'
+// vector extension, the same source everywhere; the few operations that it has no word for are spelled out per
+// instruction set.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +31,8 @@ constexpr int kLanes = 4;  // SSE2, NEON
 typedef float Floats __attribute__((vector_size(kLanes * 4)));
 typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
-typedef uint64_t Longs __attribute__((vector_size(kLanes * 4)));  // half as many lanes
-typedef int32_t HalfInts __attribute__((vector_size(kLanes * 2)));     // as many lanes as Longs
+typedef uint64_t Longs __attribute__((vector_size(kLanes * 4)));    // half as many lanes
+typedef int32_t HalfInts __attribute__((vector_size(kLanes * 2)));  // as many lanes as Longs
 typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
 typedef uint32_t Lanes;  // one bit per lane, lane 0 lowest
 
@@ -163,9 +164,7 @@ inline Lanes lanes_at(const uint64_t* bitmap, uint64_t i) {
 }
 
 // Whether no lane is a NaN or an infinity.
-inline bool all_finite(Floats x) {
-  return at_least(x - x, all(0.0f)) == kAllLanes;
-}
+inline bool all_finite(Floats x) { return at_least(x - x, all(0.0f)) == kAllLanes; }
 
 inline Ints mask_of(Lanes lanes) {
 #if defined(PLD_AVX512)
@@ -196,7 +195,8 @@ inline int compress(float* p, Floats x, Lanes lanes) {
   return __builtin_popcount(lanes);
 }
 
-// The same for kLanes numbers of 64 bits from `from`, which may overlap p from above. -> the sum of other lanes, in parts.
+// The same for kLanes numbers of 64 bits from `from`, which may overlap p from above. -> the sum of other lanes, in
+// parts.
 inline Longs compress(uint64_t* p, const uint64_t* from, Lanes lanes, Lanes others) {
   const __m512i low = _mm512_loadu_si512(from), high = _mm512_loadu_si512(from + 8);
   _mm512_storeu_si512(p, _mm512_maskz_compress_epi64(__mmask8(lanes), low));

@@ -1,5 +1,5 @@
-// A row's logits, tile by tile: all that reads them. Tokens that are edited (stages 2 to 5) are masked out and read as -inf;
-// their values stand elsewhere. The last tile is a copy, filled up with -inf.
+// A row's logits, tile by tile: all that reads them. Tokens that are edited (stages 2 to 5) are masked out and read as
+// -inf; their values stand elsewhere. The last tile is a copy, filled up with -inf.
 #pragma once
 
 #include "mass_lanes.h"
@@ -29,8 +29,8 @@ class Tiles {
   int64_t vocab() const { return vocab_; }
   const T* logits() const { return logits_; }
 
-  // Fills group_maxima with the largest logit of every group of tokens (a group: one lane of one tile), nothing masked, and
-  // `special`. -> whether there is a NaN.
+  // Fills group_maxima with the largest logit of every group of tokens (a group: one lane of one tile), nothing masked,
+  // and `special`. -> whether there is a NaN.
   bool read() {
     bool any_special = false;
     for (int64_t tile = 0; tile < size_; ++tile) {
@@ -87,8 +87,8 @@ class Tiles {
     return sum(even + odd);
   }
 
-  // About the mass / 2^40 of the untouched tokens of a tile; see add_estimates(). kGather: of those below `guess`, and the
-  // others become candidates, as in gather().
+  // About the mass / 2^40 of the untouched tokens of a tile; see add_estimates(). kGather: of those below `guess`, and
+  // the others become candidates, as in gather().
   template <bool kGather>
   double estimate(int64_t tile, const Scale& of, float guess, int64_t& n) const {
     const T* p = at(tile);
@@ -108,7 +108,8 @@ class Tiles {
     return sum;
   }
 
-  // Appends the untouched tokens of a tile that are at least t to the candidates, of which there are n. -> how many then.
+  // Appends the untouched tokens of a tile that are at least t to the candidates, of which there are n. -> how many
+  // then.
   int64_t gather(int64_t tile, float t, int64_t n, Lanes reached) const {
     const T* p = at(tile);
     const uint64_t* words = masked_at(tile);

@@ -13,6 +13,7 @@ from .mass import float32
 FLOAT32_TINY = 2.0**-149  # the smallest positive float32
 
 
+@torch.no_grad()
 def process_logits(
     logits: Tensor, params: Sequence[SamplingParams], history: Sequence[Tensor], prompt_lengths: Sequence[int]
 ) -> Tensor:

@@ -13,6 +13,7 @@ from .mass import masses
 from .philox import as_bits, high64, random_bits
 
 
+@torch.no_grad()
 def sample_step(
     logits: Tensor,
     params: Sequence[SamplingParams],
