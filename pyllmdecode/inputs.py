@@ -96,6 +96,7 @@ def token_ids(ids, name: str, device: torch.device) -> Tensor:
     """A list or 1-D tensor of token ids as a 1-D int64 tensor on `device`."""
     accepted = "a list or a 1-D integer tensor of token ids"
     if isinstance(ids, Tensor):
+        ids = _empty_as_integers(ids)
         if ids.dtype not in (*_ID_DTYPES, *_OTHER_ID_DTYPES):
             raise TypeError(f"{name}: got dtype {ids.dtype}; accepted: {accepted}")
         if ids.dim() != 1:
@@ -174,6 +175,7 @@ def check_logprobs(logprobs, top_logprobs) -> int:
 
 def _padded_history(history: Tensor, batch: int, device: torch.device) -> History:
     accepted = f"a [{batch}, L] integer tensor, right-padded with -1"
+    history = _empty_as_integers(history)
     if history.dtype not in (*_ID_DTYPES, *_OTHER_ID_DTYPES):
         raise TypeError(f"history: got dtype {history.dtype}; accepted: {accepted}")
     if history.dim() != 2 or len(history) != batch:
@@ -185,6 +187,11 @@ def _padded_history(history: Tensor, batch: int, device: torch.device) -> Histor
         ids = ids.contiguous()
     begins = np.arange(batch, dtype=np.int64) * ids.stride(0)
     return History(ids, begins, np.full(batch, ids.shape[1], np.int64), True)
+
+
+def _empty_as_integers(ids: Tensor) -> Tensor:
+    # torch.tensor([]) is float32, and no one means that by it.
+    return ids.to(torch.int64) if ids.numel() == 0 else ids
 
 
 def _integers(values, name: str, accepted: str, high: int = 2**63 - 1, too_large: int | None = None) -> np.ndarray:

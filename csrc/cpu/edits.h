@@ -45,17 +45,22 @@ class Edits {
   void apply(const T* logits) {
     const RowParams& p = *in_.params;
     for (int64_t i = 0; i < n_; ++i) s_.raw[i] = widen(logits[s_.ids[i]]);
-    for (int64_t i = 0; i < n_; ++i) {
-      const uint8_t flags = s_.edit_flags[i];
-      float v = s_.raw[i];
-      if (flags & kBiased) v += s_.bias[i];
-      if (flags & kSeen) v = v < 0 ? v * p.repetition_penalty : v / p.repetition_penalty;
-      if (s_.counts[i] > 0) {
-        v = v - p.frequency_penalty * float(s_.counts[i]);
-        v = v - p.presence_penalty;
-      }
+    const auto where = [](Ints yes, Floats a, Floats b) {
+      return reinterpret<Floats>((yes & reinterpret<Ints>(a)) | (~yes & reinterpret<Ints>(b)));
+    };
+    for (int64_t i = 0; i < n_; i += kLanes) {
+      Ints flags, counts;
+      std::memcpy(&flags, s_.edit_flags + i, sizeof(flags));
+      std::memcpy(&counts, s_.counts + i, sizeof(counts));
+      Floats x = load(s_.raw + i);
+      x = where((flags & kBiased) != 0, x + load(s_.bias + i), x);
+      const Floats penalised = where(x < 0, x * p.repetition_penalty, x / p.repetition_penalty);
+      x = where((flags & kSeen) != 0, penalised, x);
+      const Floats used = (x - p.frequency_penalty * __builtin_convertvector(counts, Floats)) - p.presence_penalty;
+      x = where(counts > 0, used, x);
       // NaN: the logit was, or infinities cancelled.
-      s_.edited[i] = (flags & kBanned) || v != v ? -infinity() : v;
+      x = where(((flags & kBanned) != 0) | (x != x), all(-infinity()), x);
+      store(s_.edited + i, x);
     }
   }
 
@@ -68,7 +73,7 @@ class Edits {
   }
 
  private:
-  enum : uint8_t { kSeen = 1, kBiased = 2, kBanned = 4 };
+  static constexpr int32_t kSeen = 1, kBiased = 2, kBanned = 4;
 
   int64_t words() const { return (in_.vocab + 63) / 64; }
   bool is_masked(int32_t id) const { return s_.masked[id >> 6] >> (id & 63) & 1; }
@@ -128,7 +133,7 @@ class Edits {
       n_ = h.num_distinct;
       std::memcpy(s_.ids, h.distinct, n_ * sizeof(int32_t));
       std::memcpy(s_.counts, h.counts, n_ * sizeof(int32_t));
-      std::memset(s_.edit_flags, kSeen, n_);
+      for (int64_t i = 0; i < n_; ++i) s_.edit_flags[i] = kSeen;
       for (int64_t i = 0; i < n_; ++i) s_.masked[uint32_t(s_.ids[i]) >> 6] |= uint64_t(1) << (s_.ids[i] & 63);
       return;
     }
@@ -136,8 +141,13 @@ class Edits {
       for (int64_t i = 0; i < h.num_distinct; ++i) see(h.distinct[i], h.counts[i]);
       return;
     }
-    for (int64_t i = 0; i < h.length; ++i)
-      if (h.tokens[i] >= 0) see(h.tokens[i], i >= h.prompt_length);
+    // A token that comes again changes nothing unless somebody counts, or it was here before the history.
+    const RowParams& p = *in_.params;
+    const bool once_each = n_ == 0 && !allowed_only_ && p.presence_penalty == 0 && p.frequency_penalty == 0;
+    for (int64_t i = 0; i < h.length; ++i) {
+      const int32_t id = h.tokens[i];
+      if (id >= 0 && !(once_each && is_masked(id))) see(id, i >= h.prompt_length);
+    }
   }
 
   void see(int32_t id, int32_t generated) {

@@ -43,13 +43,20 @@ void repeated_ngrams(const History& history, int64_t n, int32_t* borders, const 
   for (int64_t i = 0; i < size; ++i)
     if (tail[i] < 0) return;
   if (size <= kShort) {
-    const int32_t last = tail[size - 1];
-    for (int64_t i = size - 1; i < length - 1; ++i) {  // i: where an occurrence ends
-      i += find(tokens + i, length - 1 - i, last);
-      if (i == length - 1) return;
-      int64_t same = 1;
-      while (same < size && tokens[i - same] == tail[size - 1 - same]) ++same;
-      if (same == size) ban(tokens[i + 1]);
+    int64_t end = size - 1;  // where an occurrence ends
+    for (; end + kLanes <= length - 1; end += kLanes) {
+      Ints same = all_ints(-1);
+      for (int64_t j = 0; j < size; ++j) {
+        Ints v;
+        std::memcpy(&v, tokens + end - j, sizeof(v));
+        same &= v == tail[size - 1 - j];
+      }
+      for (Lanes lanes = bits_of(same); lanes; lanes &= lanes - 1) ban(tokens[end + __builtin_ctz(lanes) + 1]);
+    }
+    for (; end < length - 1; ++end) {
+      int64_t same = 0;
+      while (same < size && tokens[end - same] == tail[size - 1 - same]) ++same;
+      if (same == size) ban(tokens[end + 1]);
     }
     return;
   }

@@ -59,7 +59,7 @@ struct Scratch {
   float* edited;           // [vocab] their values after stage 5,
   float* bias;             // [vocab]
   int32_t* counts;         // [vocab] how often each was generated,
-  uint8_t* edit_flags;     // [vocab]
+  int32_t* edit_flags;     // [vocab]
   float* group_maxima;     // [vocab / 64]
   uint8_t* special;        // [vocab / kTile] tiles that hold a NaN or an infinity
   uint8_t* touched;        // [vocab / kTile] tiles whose maxima an edit took away

@@ -47,11 +47,11 @@ struct ThreadScratch {
     memory.allocate(s.unmasked, n / 64);
     memory.allocate(s.places, 8 * n + 1024);
     memory.allocate(s.ids, n);
-    memory.allocate(s.raw, n);
-    memory.allocate(s.edited, n);
-    memory.allocate(s.bias, n);
-    memory.allocate(s.counts, n);
-    memory.allocate(s.edit_flags, n);
+    memory.allocate(s.raw, n + kPad);
+    memory.allocate(s.edited, n + kPad);
+    memory.allocate(s.bias, n + kPad);
+    memory.allocate(s.counts, n + kPad);
+    memory.allocate(s.edit_flags, n + kPad);
     memory.allocate(s.group_maxima, n / 64);
     memory.allocate(s.special, n / kTile);
     memory.allocate(s.touched, n / kTile);

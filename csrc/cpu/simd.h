@@ -152,6 +152,20 @@ inline Lanes at_least(Floats x, Floats y) {
 #endif
 }
 
+inline Lanes bits_of(Ints mask) {  // of a comparison of integers
+#if defined(PLD_AVX512)
+  return _mm512_movepi32_mask(reinterpret<__m512i>(mask));
+#elif defined(PLD_AVX2)
+  return _mm256_movemask_ps(reinterpret<__m256>(mask));
+#elif defined(__SSE2__)
+  return _mm_movemask_ps(reinterpret<__m128>(mask));
+#else
+  Lanes lanes = 0;
+  for (int i = 0; i < kLanes; ++i) lanes |= Lanes(mask[i] & 1) << i;
+  return lanes;
+#endif
+}
+
 // Lanes of the tokens i .. i + kLanes in a bitmap of one bit per token; i is a multiple of kLanes.
 inline Lanes lanes_at(const uint64_t* bitmap, uint64_t i) {
 #if defined(PLD_AVX512)
