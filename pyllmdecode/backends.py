@@ -35,6 +35,8 @@ def backends() -> dict[str, Backend]:
 
 def choose(name: str, device: torch.device) -> str:
     """The backend that serves `device` under the name that was asked for; ValueError where none does."""
+    if name in ("auto", "reference") and device.type == "meta":
+        raise ValueError("logits: got a tensor on the meta device, which holds no values; accepted: one that does")
     if name == "auto":
         return "cpu" if device.type == "cpu" and _cpu is not None else "reference"
     if not isinstance(name, str):

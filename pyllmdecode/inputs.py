@@ -34,8 +34,6 @@ def check_logits(logits, name: str = "logits") -> None:
         raise TypeError(f"{name}: got dtype {logits.dtype}; accepted: torch.float32, torch.float16, torch.bfloat16")
     if logits.dim() != 2:
         raise ValueError(f"{name}: got shape {list(logits.shape)}; accepted: [B, V]")
-    if logits.device.type == "meta":
-        raise ValueError(f"{name}: got a tensor on the meta device, which holds no values; accepted: one that does")
     if not 1 <= logits.shape[1] <= MAX_VOCAB:
         raise ValueError(f"{name}: got a vocabulary of {logits.shape[1]}; accepted: 1 to {MAX_VOCAB} (2^22)")
     if logits.shape[1] > 1 and logits.stride(1) != 1:

@@ -17,6 +17,8 @@ FLOAT32_MAX = float.fromhex("0x1.fffffep+127")
 INT32_MAX = 2**31 - 1
 
 _ID = "a token id >= 0"
+_INFINITE = 0x7F800000  # float32 bits
+_PACKED = RECORD_FORMAT.replace("f", "I")  # float32 fields are packed as their bits
 
 
 @dataclass(frozen=True)
@@ -116,17 +118,17 @@ def pack(params: SamplingParams, seed: int, lists: MutableSequence[int]) -> byte
             lists.extend(flatten(section))
     temperature, min_p = params.temperature, params.min_p
     record = struct.pack(
-        RECORD_FORMAT,
+        _PACKED,
         seed % 2**64,
         NO_TOP_P if params.top_p == 1.0 else round(params.top_p * 2**TOP_P_BITS),
         temperature,
         *begins,
         *counts,
-        min(LOG2_E / temperature, FLOAT32_MAX) if temperature else 0.0,
-        params.repetition_penalty,
-        params.presence_penalty,
-        params.frequency_penalty,
-        math.log2(min_p) if min_p else -math.inf,
+        float32_bits(min(LOG2_E / temperature, FLOAT32_MAX) if temperature else 0.0),
+        float32_bits(params.repetition_penalty),
+        float32_bits(params.presence_penalty),
+        float32_bits(params.frequency_penalty),
+        float32_bits(math.log2(min_p) if min_p else -math.inf),
         min(max(params.top_k, 0), INT32_MAX),
         min(params.no_repeat_ngram_size, INT32_MAX),
         min(params.min_new_tokens, INT32_MAX),
@@ -156,6 +158,19 @@ def pack_rows(rows: Sequence[SamplingParams], seeds: Sequence[int]) -> tuple[np.
     return records, np.array(lists, np.int32) if lists else np.zeros(1, np.int32)
 
 
+def float32_bits(value: float) -> int:
+    """The bits of float32(value), to nearest even; infinities beyond the range.
+
+    In integers, because the processor's own conversion loses subnormal results in a thread that flushes them to zero.
+    """
+    sign = (1 << 31) if math.copysign(1.0, value) < 0 else 0
+    if value == 0 or math.isinf(value):
+        return sign | (_INFINITE if value else 0)
+    exponent = max(math.frexp(value)[1] - 24, -149)
+    mantissa = round(math.ldexp(abs(value), -exponent))  # below 2^23: subnormal; 2^24 carries into the exponent
+    return sign | min(mantissa + ((exponent + 149) << 23), _INFINITE)
+
+
 def _id_lists(params: SamplingParams) -> list[tuple[str, Iterable[int]]]:
     bias, sequences = params.logit_bias or (), params.bad_words_ids or ()
     return [
@@ -167,7 +182,10 @@ def _id_lists(params: SamplingParams) -> list[tuple[str, Iterable[int]]]:
 
 
 def _flat_bias(pairs) -> list[int]:
-    return [word for token, bias in pairs for word in (token, struct.unpack("<i", struct.pack("<f", bias))[0])]
+    def signed(bits: int) -> int:
+        return bits - 2**32 if bits >= 2**31 else bits
+
+    return [word for token, bias in pairs for word in (token, signed(float32_bits(bias)))]
 
 
 def _flat_sequences(sequences) -> list[int]:
@@ -189,11 +207,8 @@ def _number(name, value, accepted, low=-math.inf, high=math.inf) -> float:
 def _float32(name, value, positive=False) -> float:
     accepted = f"a finite number{' > 0' if positive else ''}, also as float32"
     result = _number(name, value, accepted)
-    try:
-        narrow = struct.unpack("<f", struct.pack("<f", result))[0]
-    except OverflowError:
-        narrow = math.inf
-    if math.isinf(narrow) or (positive and narrow <= 0.0):
+    bits = float32_bits(result)
+    if bits & _INFINITE == _INFINITE or (positive and (bits == 0 or bits >> 31)):
         raise ValueError(f"{name}: got {value!r}; accepted: {accepted}")
     return result
 
