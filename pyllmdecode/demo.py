@@ -15,7 +15,7 @@ import torch
 
 import pyllmdecode as pld
 
-from .cli import TextStream, load_quietly
+from .text import TextStream, load_quietly
 
 PROMPTS = (
     "The history of the city of London begins",

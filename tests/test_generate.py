@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pyllmdecode as pld
-from pyllmdecode.cli import TextStream, to_text
+from pyllmdecode.text import TextStream, to_text
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
