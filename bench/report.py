@@ -1,11 +1,25 @@
-"""Write the tables in README.md from results: python bench/report.py bench/results/*.json"""
+"""Write the tables in README.md, here and at the top, from results: python bench/report.py bench/results/*.json"""
 
 import argparse
 import json
 from pathlib import Path
 
 README = Path(__file__).parent / "README.md"
+TOP = README.parent.parent / "README.md"
 BEGIN, END = "<!-- results: begin, written by report.py -->", "<!-- results: end -->"
+TOP_POINTS = {  # of the first results, in the README at the top
+    "One row": {
+        "topk-topp float32 cold": "top-k 50 and top-p 0.95",
+        "topp float32 cold": "top-p 0.95",
+        "temperature float32 cold": "temperature alone",
+        "greedy float32 cold": "greedy",
+    },
+    "Real logits": {
+        "topk-topp warm": "real logits, top-k 50 and top-p 0.95",
+        "topp warm": "real logits, top-p 0.95",
+        "greedy warm": "real logits, greedy",
+    },
+}
 
 # In this order, where a group has them: heading, key of the times or of the ratios.
 TIMES = ("read", "step", "kernel", "sample", "torch", "torch-topk", "transformers")
@@ -23,14 +37,34 @@ def main() -> None:
     parser.add_argument("--readme", type=Path, default=README, help="the file with the markers (default: %(default)s)")
     arguments = parser.parse_args()
 
-    text = arguments.readme.read_text()
+    all_results = [json.loads(path.read_text()) for path in arguments.results]
+    put(arguments.readme, "\n\n".join(section(results) for results in all_results))
+    if arguments.readme == README:
+        put(TOP, top_table(all_results[0]))
+
+
+def put(file: Path, body: str) -> None:
+    """Replaces what stands between the markers."""
+    text = file.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        parser.error(f"{arguments.readme}: the lines '{BEGIN}' and '{END}' must each stand there once")
+        raise SystemExit(f"{file}: the lines '{BEGIN}' and '{END}' must each stand there once")
     before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    body = "\n\n".join(section(json.loads(path.read_text())) for path in arguments.results)
-    arguments.readme.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}")
-    print(f"{arguments.readme}: tables of {', '.join(str(path) for path in arguments.results)}")
+    file.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{rest.split(END)[1]}")
+    print(f"{file}: written")
+
+
+def top_table(results: dict) -> str:
+    rows = {(m["group"], row["point"]): row for m in results["results"] for row in m["rows"]}
+    body = []
+    for group, points in TOP_POINTS.items():
+        for point, text in points.items():
+            row = rows[group, point]
+            others = [row["ratios"].get(RATIOS[f"{peer} ÷ step"]) for peer in ("transformers", "torch")]
+            cells = [microseconds(row["times"]["step"]["median"]), ratio(row["ratios"]["step / read"]["median"])]
+            body.append([text, *cells, *(ratio(other["median"]) if other else "" for other in others)])
+    headings = ["one row, one thread", "µs a step", "readings of the row", "transformers ÷ ours", "plain torch ÷ ours"]
+    here = results["machine"]
+    return f"{table(headings, body)}\n\n{here['cpu']}, {here['isa']}, {here['date'][:10]}; medians."
 
 
 def section(results: dict) -> str:

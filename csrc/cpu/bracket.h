@@ -9,7 +9,8 @@ PLD_BEGIN
 class Bracket {
  public:
   // n values, and their masses or null where none are asked for; kLanes more of each can be read. narrow() moves them.
-  Bracket(float* x, uint64_t* mass, int64_t n) : x_(x), mass_(mass), n_(n) {}
+  // `base`: tokens above all of these, at or above every threshold that will be asked for.
+  Bracket(float* x, uint64_t* mass, int64_t n, Stats base = {0, 0}) : x_(x), mass_(mass), n_(n), dropped_(base) {}
 
   int64_t size() const { return n_ + dropped_.count; }
 
@@ -59,7 +60,7 @@ class Bracket {
   float* x_;
   uint64_t* mass_;
   int64_t n_;
-  Stats dropped_{0, 0};  // above the bracket: at or above every threshold that is still asked for
+  Stats dropped_;  // above the bracket: at or above every threshold that is still asked for
 };
 
 PLD_END

@@ -1,14 +1,15 @@
-// Where to look for the nucleus.
+// Where to look for the nucleus's end. A wrong guess costs time and nothing else.
 #pragma once
 
 #include <cmath>
 
-#include "../common/interval.h"
-#include "mass_lanes.h"
+#include "bracket.h"
+#include "tiles.h"
 
 PLD_BEGIN
 
-// About where TopP's threshold lies, or a little below, judged by the group maxima alone; +inf where they do not tell.
+// About where TopP's threshold lies, or a little below, judged by the group maxima alone; +inf where they do not tell,
+// because much of the mass is in tokens that are not scattered.
 // A quarter of an octave of mass at a time: if a share f of all groups has tokens down to here, scattered tokens number
 // -ln(1 - f) per group. Masses so small that every group has one cannot be counted this way.
 // `weights` is room for as many numbers as there are groups.
@@ -32,10 +33,56 @@ inline float guess_threshold(const float* maxima, int64_t groups, const Scale& o
     tokens = all_tokens;
     found[steps] = mass;
   }
-  const float wanted = mass * (1 - 0.75f * (1 - float(double(p) / 4294967296.0)));  // with some to spare
+  const float share = float(double(p) / 4294967296.0), last_octave = mass - (steps > 4 ? found[steps - 5] : 0);
+  if (reached >= groups && last_octave > 0.25f * (1 - share) * mass) return infinity();
+  const float wanted = mass * (1 - 0.75f * (1 - share));  // with some to spare
   for (int step = 0; step < steps; ++step)
     if (found[step] >= wanted) return lowest_with_exponent(-0.25f * float(step + 1), of.maximum, of.scale);
   return infinity();
+}
+
+struct Range {  // low <= x < high
+  float low, high;
+};
+
+// Tokens whose mass is at least so much in all.
+struct MassAtLeast {
+  uint64_t mass;
+  bool enough(const Stats& above) const { return above.mass >= mass; }
+};
+
+// The same for rows that have many tokens of about equal mass, with room to both sides: the tokens below the threshold
+// have (1 - p) * total, and being many and light, a sample of a few thousand tokens measures them well. low = +inf: the
+// row is too small for that.
+template <class T>
+Range sample_range(const Tiles<T>& tiles, const Scale& of, uint64_t p, uint64_t total, Scratch& s) {
+  constexpr int64_t kTokens = 4096, kSteps = kTile / kLanes;
+  const int64_t vectors = kTokens / kLanes, full = tiles.vocab() / kTile;
+  if (full < 8) return {infinity(), infinity()};
+  for (int64_t v = 0; v < vectors; ++v)  // evenly over the tiles, and at changing places within them
+    store(s.values + v * kLanes, tiles.load_masked(v * full / vectors, v * 37 % kSteps * kLanes));
+  masses(s.values, kTokens, of, s.value_mass);
+  const Stats sample = Bracket(s.values, s.value_mass, kTokens).above(lowest_finite());
+  // The largest t with so much of the sample's mass below it.
+  const auto with_below = [&](double below) {
+    if (below >= double(sample.mass)) return infinity();
+    std::memcpy(s.bracket, s.values, kTokens * sizeof(float));
+    std::memcpy(s.bracket_mass, s.value_mass, kTokens * sizeof(uint64_t));
+    Bracket bracket(s.bracket, s.bracket_mass, kTokens);
+    return search(bracket, lowest_finite(), of.maximum, MassAtLeast{sample.mass - uint64_t(below)});
+  };
+  const double below = (1 - double(p) / 4294967296.0) * double(total) * double(kTokens) / double(tiles.vocab());
+  const float middle = with_below(below);
+  double sum = 0, squares = 0;
+  for (int64_t i = 0; i < kTokens; ++i) {
+    const double mass = s.values[i] < middle ? double(s.value_mass[i]) : 0;
+    sum += mass;
+    squares += mass * mass;
+  }
+  const double error = sum > 0 ? 0.01 + 3 * std::sqrt(squares) / sum : 0;  // relative, three standard deviations
+  const float low = error < 1 ? with_below(below * (1 - error)) : lowest_finite();
+  const float high = with_below(below * (1 + error));
+  return {low, high > low ? high : value_of(key_of(low) + 1)};
 }
 
 PLD_END

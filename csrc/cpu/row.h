@@ -47,8 +47,8 @@ class Row {
   // k groups with a maximum of at least t hold k tokens of at least t.
   void focus_on_top(int64_t k) {
     const int64_t groups = tiles_.size() * kLanes;
-    if (focused_) return;
-    if (k > groups) return collect(low_);
+    if (focused_ && head_.count == 0) return;
+    if (k > groups) return collect(focused_ ? low_ : lowest_finite());
     uint32_t low = key_of(lowest_finite()), high = key_of(of_.maximum);
     while (low < high) {
       const uint32_t middle = low + (high - low + 1) / 2;
@@ -62,14 +62,19 @@ class Row {
     collect(value_of(low));
   }
 
-  // Copies out the candidates that the group maxima suggest and weighs those; the rest is only estimated.
+  // Copies out the tokens around where the threshold probably is and weighs those. If little mass lies below them, that
+  // is only estimated.
   MassBounds mass_for(uint64_t p) {
     if (settled_ || of_.infinite) return exact_mass();
     const float guess = guess_threshold(s_.group_maxima, tiles_.size() * kLanes, of_, p, s_.bracket_mass);
-    MassBounds rest = estimate(guess);
-    if (guess == infinity()) return rest;
-    const uint64_t found = total().mass;
-    return {found + rest.low, found + rest.high};
+    MassBounds bounds = estimate(guess);
+    if (guess < infinity()) {
+      const Stats found = total();
+      bounds = {found.mass + bounds.low, found.mass + bounds.high};
+      if (TopP{bounds.high, p}.enough(found)) return bounds;
+    }
+    const Range range = sample_range(tiles_, of_, p, bounds.low, s_);
+    return range.low < infinity() ? split(range) : bounds;
   }
 
   MassBounds exact_mass() {
@@ -77,13 +82,15 @@ class Row {
     return {mass, mass};
   }
 
-  // A wrong guess costs time, nothing else.
+  // Unless the candidates are already the right ones.
   void focus_on_mass(const TopP& rule, float safe) {
-    if (!focused_ || !rule.enough(total())) collect(safe);
+    const bool low_enough = focused_ && rule.enough(total());
+    const bool high_enough = head_.count == 0 || !rule.enough(above(next_above(high_)));
+    if (!low_enough || !high_enough) collect(safe);
   }
 
   void focus(float t) {
-    if (focused_)
+    if (focused_ && t <= high_)
       low_ = t;
     else
       collect(t);
@@ -98,14 +105,14 @@ class Row {
       weigh();
       std::memcpy(s_.bracket_mass, s_.value_mass, candidates_ * sizeof(uint64_t));
     }
-    Bracket bracket(s_.bracket, Rule::kNeedsMass ? s_.bracket_mass : nullptr, candidates_);
-    return search(bracket, low_, of_.maximum, rule);
+    Bracket bracket(s_.bracket, Rule::kNeedsMass ? s_.bracket_mass : nullptr, candidates_, head_);
+    return search(bracket, low_, high_, rule);
   }
 
-  Stats above(float t) { return weigh(), Bracket(s_.values, s_.value_mass, candidates_).above(t); }
+  Stats above(float t) { return weigh(), Bracket(s_.values, s_.value_mass, candidates_, head_).above(t); }
 
   int64_t count() {
-    if (focused_) return Bracket(s_.values, nullptr, candidates_).above(low_).count;
+    if (focused_) return Bracket(s_.values, nullptr, candidates_, head_).above(low_).count;
     int64_t count = 0;
     for (int64_t tile = 0; tile < tiles_.size(); ++tile) count += tiles_.count(tile);
     for (int64_t e = 0; e < edited(); ++e) count += edits_->values()[e] > -infinity();
@@ -258,6 +265,7 @@ class Row {
     for (int64_t tile = 0; tile < tiles_.size(); ++tile) {
       const int64_t begin = s_.tile_begin[tile], n = s_.tile_begin[tile + 1] - begin;
       s_.tile_mass[tile] = Bracket(s_.values + begin, s_.value_mass + begin, n).above(low_).mass;
+      if (head_.count) s_.tile_mass[tile] += s_.tile_head[tile];
     }
     int64_t c = s_.tile_begin[tiles_.size()];
     for (int64_t e = 0; e < edited(); ++e) {
@@ -265,6 +273,27 @@ class Row {
       if (edits_->values()[e] >= low_) s_.tile_mass[tile_of(edits_->ids()[e])] += s_.value_mass[c];
       ++c;
     }
+  }
+
+  // Makes the tokens of the range the candidates, with the edited ones of at least range.low, and adds up those above
+  // it.
+  MassBounds split(const Range& range) {
+    uint64_t mass = 0;
+    int64_t n = 0;
+    Stats head{0, 0};
+    for (int64_t tile = 0; tile < tiles_.size(); ++tile) {
+      s_.tile_begin[tile] = n;
+      const uint64_t before = head.mass;
+      mass += tiles_.split(tile, of_, range.low, range.high, n, head);
+      s_.tile_head[tile] = head.mass - before;
+    }
+    s_.tile_begin[tiles_.size()] = n;
+    if (edited()) masses(edits_->values(), edited(), of_, s_.bracket_mass);
+    for (int64_t e = 0; e < edited(); ++e) mass += s_.bracket_mass[e];
+    add_edited_candidates(range.low);
+    head_ = head;
+    if (head.count) high_ = value_of(key_of(range.high) - 1);
+    return {mass, mass};
   }
 
   // Makes all tokens of at least t the candidates.
@@ -287,6 +316,8 @@ class Row {
     }
     candidates_ = n;
     low_ = candidates_low_ = t;
+    head_ = {0, 0};
+    high_ = of_.maximum;
     focused_ = true;
     weighed_ = false;
   }
@@ -302,11 +333,14 @@ class Row {
   Scratch& s_;
   Scale of_{};
   bool saw_nan_ = false;
-  // Once focused_: values[0 .. candidates_) are the tokens of at least candidates_low_, and those of at least low_ are
-  // in focus; settled_ once the others have been dropped for good, and are not just unlikely to matter.
+  static float next_above(float x) { return value_of(key_of(x) + 1); }
+
+  // Once focused_: values[0 .. candidates_) are the tokens from candidates_low_ to high_ and all edited ones of at
+  // least candidates_low_; head_ are the others above high_. Those of at least low_ are in focus, and thresholds are in
+  // [low_, high_]. settled_ once the tokens below low_ have been dropped for good, and are not just unlikely to matter.
   bool focused_ = false, settled_ = false, weighed_ = false;
-  float low_ = lowest_finite();
-  float candidates_low_ = 0;
+  float low_ = lowest_finite(), candidates_low_ = 0, high_ = 0;
+  Stats head_{0, 0};
   int64_t candidates_ = 0;
 };
 

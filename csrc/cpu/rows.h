@@ -64,6 +64,7 @@ struct Scratch {
   uint8_t* special;        // [vocab / kTile] tiles that hold a NaN or an infinity
   uint8_t* touched;        // [vocab / kTile] tiles whose maxima an edit took away
   uint64_t* tile_mass;     // [vocab / kTile]
+  uint64_t* tile_head;     // [vocab / kTile] mass of a tile's tokens above the candidates
   uint64_t* tile_low;      // [vocab / kTile] bounds of a tile's mass
   uint64_t* tile_high;     // [vocab / kTile]
   int64_t* tile_begin;     // [vocab / kTile + 1]

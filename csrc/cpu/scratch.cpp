@@ -56,6 +56,7 @@ struct ThreadScratch {
     memory.allocate(s.special, n / kTile);
     memory.allocate(s.touched, n / kTile);
     memory.allocate(s.tile_mass, n / kTile);
+    memory.allocate(s.tile_head, n / kTile);
     memory.allocate(s.tile_low, n / kTile);
     memory.allocate(s.tile_high, n / kTile);
     memory.allocate(s.tile_begin, n / kTile + 1);

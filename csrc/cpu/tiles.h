@@ -87,6 +87,31 @@ class Tiles {
     return sum(even + odd);
   }
 
+  // The exact mass of the untouched tokens of a tile, and of those of at least `high`, which are counted too; those
+  // from `low` on below them become candidates, as in gather().
+  uint64_t split(int64_t tile, const Scale& of, float low, float high, int64_t& n, Stats& head) const {
+    Longs even{}, odd{}, head_even{}, head_odd{};
+    Floats x[kUnroll];
+    for (int64_t i = 0; i < kTile; i += kUnroll * kLanes) {
+      PLD_EACH x[u] = load_masked(tile, i + u * kLanes);
+      MassLanes m = masses_of(x, of);
+      add_masses(m, even, odd);
+      PLD_EACH {
+        const Lanes above = at_least(x[u], all(high)), within = at_least(x[u], all(low)) & ~above;
+        m.fraction[u] &= mask_of(above);
+        head.count += __builtin_popcount(above);
+        if (kHasCompress) {
+          n += compress(s_.values + n, x[u], within);
+        } else {
+          for (Lanes lanes = within; lanes; lanes &= lanes - 1) s_.values[n++] = x[u][__builtin_ctz(lanes)];
+        }
+      }
+      add_masses(m, head_even, head_odd);
+    }
+    head.mass += sum(head_even + head_odd);
+    return sum(even + odd);
+  }
+
   // About the mass / 2^40 of the untouched tokens of a tile; see add_estimates(). kGather: of those below `guess`, and
   // the others become candidates, as in gather().
   template <bool kGather>
