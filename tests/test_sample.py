@@ -139,7 +139,7 @@ def test_logits_of_a_language_model(fast, dtype):
     trace_case(dtype).check_sample(fast)
 
 
-@settings(max_examples=60)
+@settings(max_examples=150)
 @given(case=cases())
 def test_any_batch(fast, case):
     case.check_sample(fast)
