@@ -4,8 +4,10 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace pld {
@@ -27,11 +29,17 @@ class Pool {
     take();
     std::unique_lock lock(mutex_);
     done_.wait(lock, [this] { return running_ == 0; });
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
  private:
-  void take() {
-    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < size_;) (*work_)(i);
+  void take() noexcept {
+    try {
+      for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < size_;) (*work_)(i);
+    } catch (...) {  // no memory: the caller gets to know
+      const std::lock_guard lock(mutex_);
+      error_ = std::current_exception();
+    }
   }
 
   void serve(size_t id) {
@@ -56,6 +64,7 @@ class Pool {
   std::atomic<int64_t> next_{0};
   int wanted_ = 0, running_ = 0;
   uint64_t round_ = 0;
+  std::exception_ptr error_;
 };
 
 // Never destroyed: its threads may still wait when the process ends. A forked child has no threads but its own, so it
@@ -78,8 +87,10 @@ void parallel_for(int64_t n, int threads, const std::function<void(int64_t)>& wo
       (void)registered;
       pool = new Pool;
     }
+    const struct Release {
+      ~Release() { busy.clear(std::memory_order_release); }
+    } release;
     pool->run(n, threads, work);
-    busy.clear(std::memory_order_release);
     return;
   }
   for (int64_t i = 0; i < n; ++i) work(i);
