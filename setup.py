@@ -107,6 +107,7 @@ class NinjaBuild(build_ext):
 setup(
     packages=["pyllmdecode", "pyllmdecode.reference", "pyllmdecode.kernels"],
     package_dir={"pyllmdecode": "pyllmdecode", "pyllmdecode.kernels": "kernels"},
+    package_data={"pyllmdecode.kernels": ["README.md"]},  # a package without files would not be installed at all
     ext_modules=[Extension("pyllmdecode._cpu", [])],
     cmdclass={"build_ext": NinjaBuild},
 )
