@@ -82,7 +82,7 @@ def ninja_file(output: Path, build: Path) -> str:
                 f"build {objects[-1]}: compile {ROOT}/csrc/cpu/{source}.cpp",
                 f"  isa = {isa}",
                 # GCC 12's own AVX-512 header warns of the variable it leaves undefined on purpose.
-                f"  isaflags = {flags} -DPLD_ISA={isa} -Wno-psabi -Wno-uninitialized -Wno-maybe-uninitialized",
+                f"  isaflags = {flags} -DPLD_ISA={isa} -Wno-psabi -Wno-uninitialized -Wno-unknown-warning-option -Wno-maybe-uninitialized",
             ]
     lines += [f"build {output}: link {' '.join(objects)}", f"default {output}", ""]
     return "\n".join(lines)

@@ -1,5 +1,9 @@
 #include "dispatch.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
@@ -40,7 +44,9 @@ std::vector<const RowKernels*> available_kernels() {
   __builtin_cpu_init();
   const bool common =
       __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
-  const bool avx2 = common && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+  unsigned eax, ebx, ecx = 0, edx;
+  const bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);  // clang 14 has no name for it
+  const bool avx2 = common && f16c && __builtin_cpu_supports("avx2");
   if (avx2) found.push_back(&avx2::kKernels);
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
