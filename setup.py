@@ -25,6 +25,7 @@ AVX2 = "-mavx2 -mf16c -mbmi -mbmi2 -mpopcnt"
 INSTRUCTION_SETS = {"baseline": ""}
 if platform.machine().lower() in ("x86_64", "amd64"):
     INSTRUCTION_SETS |= {"avx2": AVX2, "avx512": f"{AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl"}
+NO_WARNINGS = "-Wno-psabi -Wno-uninitialized -Wno-unknown-warning-option -Wno-maybe-uninitialized"
 PER_INSTRUCTION_SET = ["sample_step", "process_logits", "kernels"]
 ONCE = ["batch", "dispatch", "module", "scratch", "threads"]
 
@@ -82,7 +83,7 @@ def ninja_file(output: Path, build: Path) -> str:
                 f"build {objects[-1]}: compile {ROOT}/csrc/cpu/{source}.cpp",
                 f"  isa = {isa}",
                 # GCC 12's own AVX-512 header warns of the variable it leaves undefined on purpose.
-                f"  isaflags = {flags} -DPLD_ISA={isa} -Wno-psabi -Wno-uninitialized -Wno-unknown-warning-option -Wno-maybe-uninitialized",
+                f"  isaflags = {flags} -DPLD_ISA={isa} {NO_WARNINGS}",
             ]
     lines += [f"build {output}: link {' '.join(objects)}", f"default {output}", ""]
     return "\n".join(lines)

@@ -10,6 +10,7 @@ import scipy.special
 import torch
 from cases import (
     DTYPES,
+    FLOAT32_MAX,
     INF,
     LISTS,
     NAN,
@@ -32,6 +33,7 @@ from hypothesis import given, settings
 
 import pyllmdecode as pld
 from pyllmdecode import BAD_HISTORY_ID, EMPTY_ROW, NAN_LOGITS, SamplingParams
+from pyllmdecode.params import LOG2_E
 from pyllmdecode.reference import edit_row, kept_tokens
 
 VOCAB = 1500  # one tile and a half
@@ -292,6 +294,24 @@ def test_logprobs_in_float64(backend):
         wanted = torch.where(best.values[:20] > -INF, best.indices[:20], -1)
         if len(set(best.values[:20].tolist())) == 20:
             assert_equal(processed.top_ids[row], wanted, "top_ids")
+
+
+def test_logprobs_at_the_ends_of_float32(backend):
+    """Differences that overflow float32 have no probability; below 4.2e-39 all temperatures are the same."""
+    huge, tiny = [3e38, -3e38, 0.0, -1e38, 2.9e38], [0.0, -1e-40, -2e-39, -1e-45, -1e-30]
+    rows = torch.tensor([huge, tiny, [INF, 0.0, INF, -3e38, 1.0]])
+    for temperature in (1.0, 2.0, 30.0, 1e37, 1e39, 1e300, 1e-38, 1e-39, 1e-300, 5e-324):
+        d = rows.double() - rows.double().amax(1, keepdim=True)
+        d = torch.where(rows == rows.amax(1, keepdim=True), 0.0, d)
+        d = torch.where((rows - rows.amax(1, keepdim=True)).isneginf() & (d < 0), -INF, d)
+        z = (d / max(temperature, LOG2_E / FLOAT32_MAX)).numpy()
+        exact = torch.from_numpy(scipy.special.log_softmax(z, axis=1)).float().sort(dim=1, descending=True, stable=True)
+        for bits in (0, 2**63, 2**64 - 1):
+            params = SamplingParams(temperature=temperature)
+            out = backend.sample(rows, params, uniforms=[bits] * 3, logprobs="processed", top_logprobs=5)
+            assert_close(out.top_logprobs, exact.values, f"top_logprobs at {temperature}")
+            drawn = exact.values.gather(1, exact.indices.argsort(1)).gather(1, out.token_ids[:, None])[:, 0]
+            assert_close(out.logprobs, drawn, f"logprobs at {temperature}")
 
 
 def test_top_logprobs_with_ties(backend):
