@@ -116,15 +116,14 @@ class Sampler:
             rows = self._active
         else:
             rows = self._rows_of(slots)
-        if type(logits) is not Tensor or logits.dim() != 2 or logits.dtype not in inputs.LOGITS_DTYPES:
-            inputs.check_logits(logits)
-        if logits.shape != (len(rows), self.vocab_size) or logits.device != self.device:
-            raise ValueError(
-                f"logits: got shape {list(logits.shape)} on {str(logits.device)!r}; accepted: "
-                f"[{len(rows)}, {self.vocab_size}] (a row per slot) on {str(self.device)!r}"
-            )
-        if logits.stride(1) != 1:
-            inputs.check_logits(logits)
+        if (
+            type(logits) is not Tensor
+            or logits.shape != (len(rows), self.vocab_size)
+            or logits.dtype not in inputs.LOGITS_DTYPES
+            or logits.stride(1) != 1
+            or logits.device != self.device
+        ):
+            self._check_logits(logits, len(rows))
         if uniforms is not None:
             uniforms = inputs.check_row_integers(uniforms, "uniforms", len(rows), high=2**64 - 1)
         if logprobs is not None or top_logprobs != 0:
@@ -153,6 +152,14 @@ class Sampler:
             raise TypeError(f"{where}slot: got {slot!r} ({type(slot).__name__}); accepted: an active slot")
         if slot not in self._params:
             raise ValueError(f"{where}slot: got {slot}; accepted: an active slot, one of {list(self._active)}")
+
+    def _check_logits(self, logits, rows: int) -> None:
+        inputs.check_logits(logits)
+        if logits.shape != (rows, self.vocab_size) or logits.device != self.device:
+            raise ValueError(
+                f"logits: got shape {list(logits.shape)} on {str(logits.device)!r}; accepted: "
+                f"[{rows}, {self.vocab_size}] (a row per slot) on {str(self.device)!r}"
+            )
 
     def _rows_of(self, slots) -> tuple[int, ...]:
         if isinstance(slots, Tensor):

@@ -81,7 +81,7 @@ class State:
         self, logits: Tensor, rows: tuple[int, ...], uniforms: np.ndarray | None, logprobs: str | None, top: int
     ) -> SampleOutput:
         """After require_room() of the same rows."""
-        batch, vocab = logits.shape
+        batch = len(rows)
         key = (batch, logprobs, top)
         output, native = self.outputs.get(key) or self.outputs.setdefault(key, cpu.outputs(batch, logprobs, top))
         bits = 0 if uniforms is None else uniforms.ctypes.data
@@ -89,7 +89,7 @@ class State:
             logits.data_ptr(),
             _dtypes[logits.dtype],
             batch,
-            vocab,
+            self.vocab_size,
             logits.stride(0),
             self.native,
             self.address,
