@@ -55,7 +55,7 @@ for kind in "${@:-address thread}"; do
             export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
             # What is deselected reads the ordinary build or the reference alone.
             run address libasan.so libubsan.so libstdc++.so -- -k "not reference and not share_no_code and not not_fused" \
-                "$at"/test_{sample,process_logits,invariance,draw,sampler,native}.py
+                "$at"/test_{sample,nucleus,process_logits,invariance,draw,sampler,native}.py
             ;;
         thread)
             build thread "-fsanitize=thread"
