@@ -10,13 +10,14 @@ STAMP := $(VENV)/.stamp
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test test-sanitize lint format bench clean
+.PHONY: help venv build demo test test-sanitize gpu lint format bench clean
 
 help:
 	@echo 'make demo           a real language model with and without the repetition filters'
 	@echo 'make test           build, then all tests; PYTEST_ARGS="-k name" chooses some'
 	@echo 'make test-sanitize  the native code under address, undefined-behaviour and thread sanitizers'
 	@echo 'make bench          timings (pytest-benchmark)'
+	@echo 'make gpu            tests and timings where there is an NVIDIA GPU, in ten minutes, without .venv; OUT=FOLDER'
 	@echo 'make lint, format   check or apply the style of Python (ruff) and C++ (clang-format)'
 	@echo 'make build          compile the native code that has changed'
 	@echo 'make venv           the virtual environment that all of these use, .venv'
@@ -52,6 +53,10 @@ test: build
 
 test-sanitize: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/sanitize.sh
+
+# On machines that reach no package registry, so with the interpreter that has torch instead of .venv.
+gpu:
+	@PYTHON="$(PYTHON)" bash tests/gpu.sh
 
 bench: build
 	$(BIN)/python -m pytest bench --benchmark-only $(BENCH_ARGS)

@@ -11,10 +11,8 @@ from pathlib import Path
 
 import numpy
 import torch
-import transformers
 
 import pyllmdecode
-from pyllmdecode import cpu
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 ROOT = Path(__file__).parent.parent
@@ -41,13 +39,17 @@ def caches() -> dict[str, str]:
 
 
 def describe() -> dict:
+    import transformers  # here, as the GPU benchmark does without both
+
+    from pyllmdecode import cpu
+
     return {
         "cpu": _cpu(),
         "cores": cores(),
         "caches": caches(),
         "system": f"{platform.system()} {platform.release()}",
         "isa": cpu.isa(),
-        "commit": _commit(),
+        "commit": commit(),
         "versions": {
             "pyllmdecode": pyllmdecode.__version__,
             "python": platform.python_version(),
@@ -56,9 +58,13 @@ def describe() -> dict:
             "numpy": numpy.__version__,
         },
         "gomp_spincount": os.environ.get("GOMP_SPINCOUNT", ""),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": now(),
         "load": load(),
     }
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def cores() -> int:
@@ -86,7 +92,11 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Of the sources. PYLLMDECODE_COMMIT says it for a copy of them without their history."""
+    if os.environ.get("PYLLMDECODE_COMMIT"):
+        return os.environ["PYLLMDECODE_COMMIT"]
+
     def git(*arguments):
         command = ["git", "--no-optional-locks", *arguments]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,12 +1,17 @@
-"""Write the tables in README.md, here and at the top, from results: python bench/report.py bench/results/*.json"""
+"""Write the tables in README.md, here and at the top, from results: python bench/report.py [bench/results/*.json]"""
 
 import argparse
 import json
 from pathlib import Path
 
+import gpu_report
+from tables import microseconds, ratio, table
+
 README = Path(__file__).parent / "README.md"
 TOP = README.parent.parent / "README.md"
+RESULTS = README.parent / "results"
 BEGIN, END = "<!-- results: begin, written by report.py -->", "<!-- results: end -->"
+GPU_BEGIN, GPU_END = "<!-- GPU results: begin, written by report.py -->", "<!-- GPU results: end -->"
 TOP_POINTS = {  # of the first results, in the README at the top
     "One row": {
         "topk-topp float32 cold": "top-k 50 and top-p 0.95",
@@ -33,23 +38,43 @@ RATIOS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", nargs="+", type=Path, help="JSON files that a run has written")
+    parser.add_argument(
+        "results",
+        nargs="*",
+        type=Path,
+        help="JSON files that runs have written; of a CPU or a GPU that none of them is of, those in bench/results",
+    )
     parser.add_argument("--readme", type=Path, default=README, help="the file with the markers (default: %(default)s)")
     arguments = parser.parse_args()
 
-    all_results = [json.loads(path.read_text()) for path in arguments.results]
-    put(arguments.readme, "\n\n".join(section(results) for results in all_results))
-    if arguments.readme == README:
-        put(TOP, top_table(all_results[0]))
+    given = read(arguments.results)
+    cpu, gpu = (
+        [results for results in given if of_gpu(results) == kind]
+        or [results for results in read(sorted(RESULTS.glob("*.json"))) if of_gpu(results) == kind]
+        for kind in (False, True)
+    )
+    if cpu:
+        put(arguments.readme, "\n\n".join(section(results) for results in cpu), BEGIN, END)
+        if arguments.readme == README:
+            put(TOP, top_table(cpu[0]), BEGIN, END)
+    put(arguments.readme, gpu_report.sections(gpu), GPU_BEGIN, GPU_END)
 
 
-def put(file: Path, body: str) -> None:
+def read(paths: list[Path]) -> list[dict]:
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def of_gpu(results: dict) -> bool:
+    return "gpu" in results["machine"]
+
+
+def put(file: Path, body: str, begin: str, end: str) -> None:
     """Replaces what stands between the markers."""
     text = file.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise SystemExit(f"{file}: the lines '{BEGIN}' and '{END}' must each stand there once")
-    before, rest = text.split(BEGIN)
-    file.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{rest.split(END)[1]}")
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise SystemExit(f"{file}: the lines '{begin}' and '{end}' must each stand there once")
+    before, rest = text.split(begin)
+    file.write_text(f"{before}{begin}\n\n{body}\n\n{end}{rest.split(end)[1]}")
     print(f"{file}: written")
 
 
@@ -111,19 +136,6 @@ def group_table(rows: list[dict]) -> str:
 
 def spread(values: dict | None, show) -> str:
     return f"{show(values['median'])} ({show(values['q1'])}–{show(values['q3'])})" if values else ""
-
-
-def microseconds(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def ratio(value: float) -> str:
-    return f"{value:.0f}" if value >= 20 else f"{value:.2f}"
-
-
-def table(headings: list[str], rows: list[list[str]]) -> str:
-    lines = [headings, ["---"] + ["--:"] * (len(headings) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,112 @@
+"""The GPU benchmark, its report and the small check, tried on the CPU: what they write, and that errors are found."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyllmdecode as pld
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.skipif(not pld.backends()["cpu"], reason="the native library is not built")
+
+
+def run(*command, status=0) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, command)]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == status, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    """What a run on the CPU has written."""
+    folder = tmp_path_factory.mktemp("gpu")
+    run("bench/gpu.py", "--device", "cpu", "--out", folder, "--case-seconds", "0.01")
+    (file,) = folder.glob("*.json")
+    return file
+
+
+def test_results(results):
+    """Every contender is measured, or left out with a reason."""
+    written = json.loads(results.read_text())
+    here, rows = written["machine"], written["results"][0]["rows"]
+    assert {"gpu", "copy", "commit", "date", "versions"} <= here.keys()
+    assert [row["point"].split()[0] for row in rows] == ["topk-topp", "topp", "greedy"]
+    for row in rows:
+        names = {"cpu", "reference", "read", "torch", "torch-topk", "transformers"}
+        assert row["eager"].keys() | row["left_out"].keys() >= names
+        assert row["host"].keys() == {"cpu", "reference"}
+        assert not any("wrong" in why for why in row["left_out"].values()), row["left_out"]
+        for name in row["eager"]:
+            assert row["readings"][name]["median"] > 0
+            assert name == "cpu" or row["ratios"][f"{name} / cpu"]["mode"] in ("graph", "eager")
+    assert rows[0]["left_out"]["transformers in a graph"]  # its n-gram processor works on the host
+    assert rows[2]["left_out"]["torch-topk"] == "needs a k"
+
+
+def test_report(results, tmp_path):
+    """The GPU's tables change and nothing else does; without results they say so."""
+    readme = tmp_path / "README.md"
+    shutil.copy(ROOT / "bench" / "README.md", readme)
+    before = readme.read_text()
+    run("bench/report.py", results, "--readme", readme)
+    with_results = readme.read_text()
+    begin, end = "<!-- GPU results: begin, written by report.py -->", "<!-- GPU results: end -->"
+    assert with_results.split(begin)[0] == before.split(begin)[0]
+    assert with_results.split(end)[1] == before.split(end)[1]
+    part = with_results.split(begin)[1].split(end)[0]
+    assert "cpu, readings" in part and "transformers ÷ cpu" in part and "none (tried on the CPU)" in part
+
+
+def test_report_without_results():
+    code = "import gpu_report; print(gpu_report.sections([]))"
+    text = run("-c", f"import sys; sys.path.insert(0, 'bench'); {code}")
+    assert text.count("not measured yet") == 4 and "at least 20" in text and "at most 3" in text
+
+
+def test_a_run_without_time(tmp_path):
+    run("bench/gpu.py", "--device", "cpu", "--out", tmp_path, "--seconds", "0", status=1)
+    (file,) = tmp_path.glob("*.json")
+    written = json.loads(file.read_text())
+    assert written["results"][0]["rows"] == [] and "out of time" in written["machine"]["stopped"]
+
+
+def test_an_interrupted_run_keeps_what_it_has(tmp_path):
+    command = [sys.executable, "bench/gpu.py", "--device", "cpu", "--case-seconds", "1.5", "--out", str(tmp_path)]
+    command += ["--contenders", "cpu", "read"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        while not process.stdout.readline().startswith("1/"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)  # as `timeout` does; Ctrl-C has the same handler
+        process.communicate(timeout=60)
+    (file,) = tmp_path.glob("*.json")
+    written = json.loads(file.read_text())
+    assert written["machine"]["stopped"] == "interrupted" and len(written["results"][0]["rows"]) in (1, 2)
+
+
+def test_a_wrong_contender_is_left_out(tmp_path):
+    """Whoever draws what it should not is not timed."""
+    code = (
+        "import sys; sys.path.insert(0, 'bench')\n"
+        f"sys.argv[1:] = ['--device', 'cpu', '--case-seconds', '0', '-k', 'topp', '--out', {str(tmp_path)!r}]\n"
+        "import gpu, gpu_contenders as g\n"
+        "g.Torch.call = lambda self, logits, which: logits.argmin(-1)\n"
+        "g.Ours.call = lambda self, logits, which: self.sampler.step(logits).token_ids ^ 1\n"
+        "sys.exit(gpu.main())"
+    )
+    text = run("-c", code, status=1)  # as a fault of a backend of ours is one of the run
+    (file,) = tmp_path.glob("*.json")
+    left_out = json.loads(file.read_text())["results"][0]["rows"][0]["left_out"]
+    assert left_out["torch"].startswith("wrong: ") and left_out["cpu"].startswith("wrong: ")
+    assert "FAULT cpu: wrong: " in text
+
+
+def test_small_check():
+    assert "0 wrong" in run("tests/gpu_small.py", "cpu", "--device", "cpu", "--vocabs", "1", "130").splitlines()[-1]
