@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from . import cpu, inputs, reference
+from . import cpu, inputs, ops, reference
 from .backends import choose
 from .output import SampleOutput, checked
 from .params import SamplingParams
@@ -46,6 +47,14 @@ def sample(
 
     ValueError or TypeError before anything is computed if an argument is wrong; the message names row and field.
     """
+    call = ops.sample if is_compiling() else sample_now
+    return call(logits, params, history, prompt_lengths, positions, uniforms, logprobs, top_logprobs, backend, check)
+
+
+def sample_now(
+    logits, params, history, prompt_lengths, positions, uniforms, logprobs, top_logprobs, backend, check
+) -> SampleOutput:
+    """`sample`, whether or not torch is compiling something."""
     inputs.check_logits(logits)
     batch, vocab = logits.shape
     params = inputs.check_params(params, batch, vocab)
@@ -56,8 +65,8 @@ def sample(
     top = inputs.check_logprobs(logprobs, top_logprobs)
     chosen = choose(backend, logits.device)
     seeds = inputs.draw_seeds(params)
-    if chosen == "cpu":
-        output = cpu.sample_step(logits, params, seeds, known, prompts, places, bits, logprobs, top)
+    if chosen in ("cpu", "triton"):
+        output = _module(chosen).sample_step(logits, params, seeds, known, prompts, places, bits, logprobs, top)
     else:
         rows, lengths = _rows(known, batch)
         places = lengths if places is None else places.tolist()
@@ -82,6 +91,16 @@ def process_logits(
     and errors as in `sample`. out: float32 [B, V] on the same device, the tokens of a row adjacent; may be `logits`
     itself. None: a new tensor.
     """
+    if not is_compiling():
+        return process_logits_now(logits, params, history, prompt_lengths, backend, out)
+    if out is not None:
+        _check_out_form(out, logits)
+    scores = ops.process_logits(logits, params, history, prompt_lengths, backend)
+    return scores if out is None else out.copy_(scores)
+
+
+def process_logits_now(logits, params, history, prompt_lengths, backend, out) -> Tensor:
+    """`process_logits`, whether or not torch is compiling something."""
     inputs.check_logits(logits)
     batch, vocab = logits.shape
     params = inputs.check_params(params, batch, vocab)
@@ -90,16 +109,31 @@ def process_logits(
     if out is not None:
         _check_out(out, logits)
     chosen = choose(backend, logits.device)
-    if chosen == "cpu":
-        out = torch.empty(logits.shape) if out is None else out
-        cpu.process_logits(logits, params, known, prompts, out)
+    if chosen in ("cpu", "triton"):
+        out = torch.empty(logits.shape, device=logits.device) if out is None else out
+        _module(chosen).process_logits(logits, params, known, prompts, out)
         return out
     rows, lengths = _rows(known, batch)
     scores = reference.process_logits(logits, params, rows, lengths if prompts is None else prompts.tolist())
     return scores if out is None else out.copy_(scores)
 
 
+def _module(backend: str):
+    if backend == "cpu":
+        return cpu
+    from . import triton  # imports Triton, which takes a moment
+
+    return triton
+
+
 def _check_out(out: Tensor, logits: Tensor) -> None:
+    _check_out_form(out, logits)
+    same = out.data_ptr() == logits.data_ptr() and out.stride(0) == logits.stride(0) and out.dtype == logits.dtype
+    if not same and _overlap(out, logits):
+        raise ValueError("out: got memory that partly overlaps the logits; accepted: the logits themselves, or other")
+
+
+def _check_out_form(out: Tensor, logits: Tensor) -> None:
     inputs.check_logits(out, "out")
     batch, vocab = logits.shape
     if out.dtype != torch.float32:
@@ -113,9 +147,6 @@ def _check_out(out: Tensor, logits: Tensor) -> None:
         raise ValueError(f"out: got row stride {out.stride(0)}; accepted: at least {vocab} (rows must not overlap)")
     if out.requires_grad:
         raise ValueError("out: got a tensor that requires grad; accepted: one that does not (call .detach() first)")
-    same = out.data_ptr() == logits.data_ptr() and out.stride(0) == logits.stride(0) and out.dtype == logits.dtype
-    if not same and _overlap(out, logits):
-        raise ValueError("out: got memory that partly overlaps the logits; accepted: the logits themselves, or other")
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:

@@ -1,5 +1,6 @@
 """Which implementations of a decoding step there are, and which of them can run here."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +29,7 @@ def backends() -> dict[str, Backend]:
     return {
         "reference": Backend(True, "Plain PyTorch, on any device."),
         "cpu": _native(),
-        "triton": Backend(False, "Not part of this version yet."),
+        "triton": _triton(),
         "cuda": Backend(False, "Not part of this version yet."),
     }
 
@@ -38,7 +39,9 @@ def choose(name: str, device: torch.device) -> str:
     if name in ("auto", "reference") and device.type == "meta":
         raise ValueError("logits: got a tensor on the meta device, which holds no values; accepted: one that does")
     if name == "auto":
-        return "cpu" if device.type == "cpu" and _cpu is not None else "reference"
+        if device.type == "cpu":
+            return "cpu" if _cpu is not None else "reference"
+        return "triton" if device.type == "cuda" and _triton() else "reference"
     if not isinstance(name, str):
         raise TypeError(f"backend: got {name!r} ({type(name).__name__}); accepted: 'auto', {_quoted()}")
     if name not in NAMES:
@@ -48,8 +51,10 @@ def choose(name: str, device: torch.device) -> str:
     backend = backends()[name]
     if not backend:
         raise ValueError(f"backend: {name!r} is not available: {backend.reason}")
-    if device.type != "cpu":
-        raise ValueError(f"backend: {name!r} takes tensors on the CPU; got device {str(device)!r}")
+    wanted = "cuda" if name == "triton" and not _interpreting() else "cpu"
+    if device.type != wanted:
+        where = {"cpu": "the CPU", "cuda": "a GPU"}[wanted]
+        raise ValueError(f"backend: {name!r} takes tensors on {where}; got device {str(device)!r}")
     return name
 
 
@@ -60,6 +65,22 @@ def _native() -> Backend:
         return Backend(True, f"Native code for the CPU, instruction set {_cpu.isa()}.")
     except RuntimeError as error:
         return Backend(False, f"{error}.")
+
+
+@functools.cache
+def _triton() -> Backend:
+    try:
+        from . import triton
+    except ImportError as error:
+        return Backend(False, f"Triton is not installed ({error}); pip install triton.")
+    reason = triton.why_not()
+    return Backend(False, reason) if reason else Backend(True, triton.describe())
+
+
+def _interpreting() -> bool:
+    from . import triton
+
+    return triton.INTERPRETED
 
 
 def _quoted() -> str:

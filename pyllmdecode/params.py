@@ -1,5 +1,6 @@
 """Sampling parameters: what they accept (docs/contract.md, section 3) and how one row is packed for native code."""
 
+import json
 import math
 import numbers
 import operator
@@ -59,6 +60,7 @@ class SamplingParams:
     # Not fields: neither compared nor pickled.
     _record = None  # the packed record, seed 0, of parameters without lists
     _largest_id = -1
+    _text = "{}"  # what stands for these parameters in a graph, see `from_text`
 
     def __post_init__(self):
         def put(name, value):
@@ -86,11 +88,35 @@ class SamplingParams:
         if self.seed is not None:
             put("seed", _integer("seed", self.seed, "an integer in [-2^63, 2^64), or None", -(2**63), 2**64 - 1))
 
-        put("_largest_id", max((max(ids, default=-1) for _, ids in _id_lists(self)), default=-1))
+        put("_largest_id", max([-1, *[max(ids) for _, ids in _id_lists(self) if ids]]))
+        # Made now, because torch.compile can guard on what is there and on nothing that has yet to be computed.
+        given = {name: value for name, default in _DEFAULTS if (value := getattr(self, name)) != default}
+        put("_text", _to_json(given))
 
     def __reduce__(self):
         # Through the constructor, so that a pickle carries neither the cache nor anything unchecked.
         return type(self), tuple(getattr(self, field.name) for field in fields(self))
+
+
+_DEFAULTS = [(field.name, field.default) for field in fields(SamplingParams)]
+_encoder = json.JSONEncoder(separators=(",", ":"))
+
+
+def constant(function):
+    """torch.compiler.assume_constant_result, but for its import of the compiler, which takes a second."""
+    function._dynamo_marked_constant = True
+    return function
+
+
+@constant  # so that parameters can be made in a compiled function
+def _to_json(given: dict) -> str:
+    return _encoder.encode(given)
+
+
+def from_text(text: str) -> SamplingParams:
+    """The parameters whose `_text` this is: a line of JSON, with the fields that differ from the defaults."""
+    given = json.loads(text)
+    return SamplingParams(**given | {"logit_bias": dict(given.get("logit_bias", ()))})
 
 
 def check_vocab(params: SamplingParams, vocab_size: int, row: int | None = None) -> None:

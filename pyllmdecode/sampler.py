@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
-from . import inputs
+from . import inputs, ops
 from .backends import choose
 from .output import SampleOutput, checked
 from .params import SamplingParams, check_vocab
@@ -35,15 +36,22 @@ class Sampler:
         self.vocab_size = _positive("vocab_size", vocab_size, inputs.MAX_VOCAB)
         self.max_batch = _positive("max_batch", max_batch)
         self.max_length = _positive("max_length", max_length)
-        self.device = torch.device(device)
+        self.device = _with_index(torch.device(device))
         self.backend = choose(backend, self.device)
         if self.backend == "cpu":
             from .sampler_cpu import State
+        elif self.backend == "triton":
+            from .sampler_triton import State
         else:
             from .sampler_reference import State
         self._state = State(self.vocab_size, self.max_batch, self.max_length, self.device)
         self._params: dict[int, SamplingParams] = {}
         self._active: tuple[int, ...] = ()
+        self._handle = ops.handle(self)
+
+    def __setstate__(self, state: dict) -> None:  # of a copy, which needs a handle of its own
+        self.__dict__.update(state)
+        self._handle = ops.handle(self)
 
     @property
     def slots(self) -> tuple[int, ...]:
@@ -57,6 +65,7 @@ class Sampler:
         the status of the slot's steps and are ignored otherwise. A seed that `params` leaves open is drawn now, once.
         RuntimeError where all slots are taken.
         """
+        _outside_graphs("add")
         self._check_params(params)
         if not isinstance(prompt_ids, Tensor):
             ids = inputs.token_ids(prompt_ids, "prompt_ids", self.device)
@@ -75,6 +84,7 @@ class Sampler:
         params: of the copy. None: the same; then a seed that was given stays, so the copy draws what the original draws
         from the same logits, and one that was not given is drawn anew.
         """
+        _outside_graphs("fork")
         self._check_slot(slot)
         params = self._params[slot] if params is None else params
         self._check_params(params)
@@ -85,6 +95,7 @@ class Sampler:
 
     def remove(self, slot: int) -> None:
         """Give a slot back."""
+        _outside_graphs("remove")
         self._check_slot(slot)
         self._state.remove(slot)
         del self._params[slot]
@@ -92,6 +103,7 @@ class Sampler:
 
     def history(self, slot: int) -> Tensor:
         """A copy of a slot's token ids, int64 [length], prompt first; ids outside the vocabulary read -1."""
+        _outside_graphs("history")
         self._check_slot(slot)
         return self._state.history(slot)
 
@@ -109,9 +121,12 @@ class Sampler:
 
         logits: [B, V] as in `sample`, row i for slots[i]. slots: B different active slots. None: all, ascending.
         Other arguments as in `sample`. The random position of a slot is the length of its history.
-        The tensors returned are the sampler's, and the next step of as many rows overwrites them: clone to keep.
+        The tensors returned are the sampler's, and the next step of as many rows overwrites them: clone to keep. (In a
+        compiled function they are clones.)
         ValueError before anything is drawn where an argument is wrong or a slot's history is full.
         """
+        if is_dynamo_compiling():
+            return ops.sampler_step(self._handle, logits, slots, uniforms, logprobs, top_logprobs, check)
         if slots is None:
             rows = self._active
         else:
@@ -131,6 +146,17 @@ class Sampler:
         self._state.require_room(rows)
         output = self._state.step(logits, rows, uniforms, logprobs, top_logprobs)
         return checked(output) if check else output
+
+    def warm_up(self, dtype: torch.dtype) -> None:
+        """Compile what steps over logits of this type may need, so that none of them waits for a compiler.
+
+        On backends without a compiler: nothing. TypeError where no step takes the type.
+        """
+        if dtype not in inputs.LOGITS_DTYPES:
+            raise TypeError(f"dtype: got {dtype}; accepted: torch.float32, torch.float16, torch.bfloat16")
+        warm_up = getattr(self._state, "warm_up", None)
+        if warm_up is not None:
+            warm_up(dtype)
 
     def _activate(self, slot: int, params: SamplingParams) -> None:
         self._params[slot] = params
@@ -177,6 +203,18 @@ class Sampler:
             row = next(row for row, slot in enumerate(rows) if slot in rows[:row])
             raise ValueError(f"row {row}: slot: got {rows[row]} a second time; accepted: each slot at most once")
         return tuple(operator.index(slot) for slot in rows)
+
+
+def _outside_graphs(name: str) -> None:
+    if is_dynamo_compiling():  # what it reads or writes now is not what a step of the graph will
+        raise RuntimeError(f"Sampler.{name} in a compiled function: only step can be there")
+
+
+def _with_index(device: torch.device) -> torch.device:
+    """The current GPU where none is numbered: tensors know theirs by number."""
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def _positive(name: str, value, high: int = 2**31 - 1) -> int:

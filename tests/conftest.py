@@ -10,12 +10,18 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from interpreter import GPU, hasten
 
 import pyllmdecode as pld
 from pyllmdecode import cpu
 
-BACKENDS = {"reference": "cpu", "cpu": "cpu"}  # name -> device of its tensors
-INSTRUCTION_SETS = ("baseline", "avx2", "avx512")  # the backend "cpu" is tested once with each
+# Name -> device of its tensors. Without a GPU, Triton's interpreter runs on the CPU.
+BACKENDS = {"reference": "cpu", "cpu": "cpu", "triton": "cuda" if GPU else "cpu"}
+# Each is tested in all its variants: the instruction sets of the native library, and sizes that the Triton kernels are
+# compiled for, of which the small ones split small rows over many programs and overflow their lists.
+VARIANTS = {"cpu": ("baseline", "avx2", "avx512"), "triton": ("served", "small")}
+
+hasten()
 
 settings.register_profile(
     "pyllmdecode",
@@ -30,10 +36,21 @@ settings.load_profile("pyllmdecode")
 class BackendUnderTest:
     name: str
     device: str
-    isa: str | None = None
+    variant: str | None = None
 
     def __str__(self):
-        return self.isa and f"{self.name}-{self.isa}" or self.name
+        return f"{self.name}-{self.variant}" if self.variant else self.name
+
+    @property
+    def interpreted(self):
+        """Whether a row takes 0.1 s, so that tests had better try few."""
+        return self.name == "triton" and not GPU
+
+    def some(self, items, count=8):
+        """All of a sequence, or for Triton's interpreter `count` of them at even distances, the last one among them."""
+        if not self.interpreted or len(items) <= count:
+            return items
+        return [items[len(items) - 1 - index * len(items) // count] for index in range(count)][::-1]
 
     def move(self, value):
         """Tensors, also inside lists, on this backend's device; anything else as it is."""
@@ -58,33 +75,48 @@ class BackendUnderTest:
         state = pld.backends()[self.name]
         if not state:
             pytest.skip(f"backend {self.name}: {state.reason}")
-        if self.isa is None:
+        if self.name == "cpu":
+            yield from self._with_instruction_set()
+        elif self.variant == "small":
+            yield from self._with_small_sizes()
+        else:
             yield self
-            return
-        if self.isa not in cpu.isas():
+
+    def _with_instruction_set(self):
+        if self.variant not in cpu.isas():
             pytest.skip(f"backend {self}: this machine runs {', '.join(cpu.isas())}")
         before = cpu.isa()
-        cpu.choose_isa(self.isa)
+        cpu.choose_isa(self.variant)
         yield self
         cpu.choose_isa(before)
 
+    def _with_small_sizes(self):
+        from pyllmdecode import triton
 
-def _variants(names):
+        before = triton.CONFIG
+        triton.CONFIG = triton.Config(chunk=8, tile=128, capacity=256, sample=64, warps=4, merged=20)
+        yield self
+        triton.CONFIG = before
+
+
+def _variants(names, quick=False):
     for name in names:
-        for isa in INSTRUCTION_SETS if name == "cpu" else (None,):
-            yield pytest.param(BackendUnderTest(name, BACKENDS[name], isa), id=str(BackendUnderTest(name, "", isa)))
+        variants = VARIANTS.get(name, (None,))
+        for variant in variants[-1:] if quick and name == "triton" and not GPU else variants:
+            it = BackendUnderTest(name, BACKENDS[name], variant)
+            yield pytest.param(it, id=str(it))
 
 
-@pytest.fixture(params=_variants(BACKENDS))
+@pytest.fixture(params=_variants(BACKENDS, quick=True))
 def backend(request):
-    """Every backend, each instruction set of the native one by itself."""
+    """Every backend, each instruction set of the native one by itself; Triton's interpreter with the small sizes."""
     with request.param.active() as it:
         yield it
 
 
 @pytest.fixture(params=_variants(name for name in BACKENDS if name != "reference"))
 def fast(request):
-    """Every backend that is compared with the reference."""
+    """Every backend that is compared with the reference, in every variant."""
     with request.param.active() as it:
         yield it
 

@@ -37,8 +37,10 @@ def flat_rows(vocab):
 
 @pytest.mark.parametrize("vocab", [8192, 9001, 20000])
 @pytest.mark.parametrize("share", SHARES)
-def test_flat_rows(backend, vocab, share):
-    rows = flat_rows(vocab)
+def test_flat_rows(fast, vocab, share):
+    names = fast.some(list(flat_rows(vocab)), 3)
+    names = names if not fast.interpreted else names[: 1 if vocab > 9001 or fast.variant == "small" else 3]
+    rows = {name: row for name, row in flat_rows(vocab).items() if name in names}
     logits = torch.stack(list(rows.values()))
     history = [[i * 7 % vocab for i in range(50 * (row % 3))] for row in range(len(rows))]
     params = [
@@ -46,20 +48,22 @@ def test_flat_rows(backend, vocab, share):
         for row in range(len(rows))
     ]
     expected = pld.sample(logits, params, history, backend="reference")
-    got = backend.sample(logits, params, history)
+    got = fast.sample(logits, params, history)
     for row, name in enumerate(rows):
         assert got.kept[row] == expected.kept[row], name
         assert got.token_ids[row] == expected.token_ids[row], name
         assert got.status[row] == expected.status[row] == 0, name
 
 
-def test_min_p_inside_and_above_a_flat_nucleus(backend):
+def test_min_p_inside_and_above_a_flat_nucleus(fast):
     """Min-p may cut where top-p's candidates are, or far above them."""
-    logits = torch.stack([normal(20000, 1, seed) for seed in range(12)])
+    logits = torch.stack([normal(20000 if not fast.interpreted else 8500, 1, seed) for seed in range(12)])
     params = [pld.SamplingParams(top_p=0.9, min_p=0.005 * 2**row / 4, seed=row) for row in range(8)]
     params += [pld.SamplingParams(top_p=0.9, min_p=min_p, seed=9) for min_p in (0.3, 0.6, 0.9, 1.0)]
+    rows = fast.some(range(12), 3)
+    logits, params = logits[list(rows)], [params[row] for row in rows]
     expected = pld.sample(logits, params, backend="reference", logprobs="processed", top_logprobs=20)
-    got = backend.sample(logits, params, logprobs="processed", top_logprobs=20)
+    got = fast.sample(logits, params, logprobs="processed", top_logprobs=20)
     assert torch.equal(got.token_ids, expected.token_ids) and torch.equal(got.kept, expected.kept)
     assert torch.equal(got.top_ids, expected.top_ids)
     assert torch.allclose(got.top_logprobs, expected.top_logprobs, atol=1e-5)

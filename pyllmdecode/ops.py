@@ -1,0 +1,212 @@
+"""`sample`, `process_logits` and `Sampler.step` as operators of torch, which torch.compile and torch.export can trace.
+
+Only calls that are being traced come here; others go the direct way, as a dispatch takes as long as a small step. The
+operators check their arguments when they run, so that a compiled function raises what the call itself raises. What no
+operator can take (parameters of a wrong type, say) is an error of the trace, with the same message.
+"""
+
+import functools
+import itertools
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import api, inputs
+from .output import SampleOutput
+from .params import SamplingParams, constant, from_text
+
+# needs_exact_strides: the tokens of a row have to be adjacent, as they are in eager code. cudagraph_unsafe: a step
+# draws seeds, packs parameters and keeps account of histories on the host, which a replay would leave out.
+_TAGS = (torch.Tag.needs_exact_strides, torch.Tag.cudagraph_unsafe, torch.Tag.pt2_compliant_tag)
+_RESULT = "(Tensor token_ids, Tensor logprobs, Tensor top_ids, Tensor top_logprobs, Tensor kept, Tensor status)"
+_DTYPES = (torch.int64, torch.float32, torch.int64, torch.float32, torch.int64, torch.int32)
+
+_library = torch.library.Library("pyllmdecode", "DEF")
+# Results that were not asked for are empty. params: see `_text`. history is padded, histories has a tensor for each
+# row. call: a number of its own for a call that draws seeds, as torch may make one call of two that are the same.
+_library.define(
+    "sample_step(Tensor logits, str params, Tensor? history, Tensor[]? histories, Tensor? prompt_lengths, "
+    "Tensor? positions, Tensor? uniforms, str? logprobs, SymInt top_logprobs, str backend, bool check, int call) -> "
+    + _RESULT,
+    tags=(*_TAGS, torch.Tag.nondeterministic_seeded),
+)
+_library.define(
+    "process_logits(Tensor logits, str params, Tensor? history, Tensor[]? histories, Tensor? prompt_lengths, "
+    "str backend) -> Tensor",
+    tags=_TAGS,
+)
+# sampler: see `handle`. It stands for all that a step changes: as it is written to, steps stay in order and are never
+# dropped.
+_library.define(
+    "sampler_step(Tensor(a!) sampler, Tensor logits, Tensor? slots, Tensor? uniforms, str? logprobs, "
+    "SymInt top_logprobs, bool check) -> " + _RESULT,
+    tags=_TAGS,
+)
+_ops = torch.ops.pyllmdecode
+
+_handles, _calls = itertools.count(1), itertools.count(1)
+_samplers: "weakref.WeakValueDictionary[int, object]" = weakref.WeakValueDictionary()
+
+
+def sample(
+    logits, params, history, prompt_lengths, positions, uniforms, logprobs, top_logprobs, backend, check
+) -> SampleOutput:
+    """`pyllmdecode.sample`, being traced."""
+    top = _top(logprobs, top_logprobs)
+    text = _text(params, logits)
+    drawn = _ops.sample_step(
+        _tensor(logits),
+        text,
+        *_history(history, logits),
+        _integers(prompt_lengths, "prompt_lengths", logits),
+        _integers(positions, "positions", logits),
+        _integers(uniforms, "uniforms", logits),
+        logprobs,
+        top,
+        backend,
+        check,
+        0 if all('"seed":' in line for line in text.splitlines()) else _next_call(),
+    )
+    return _output(drawn, logprobs, top)
+
+
+def process_logits(logits, params, history, prompt_lengths, backend) -> Tensor:
+    """`pyllmdecode.process_logits`, being traced."""
+    text = _text(params, logits)
+    prompts = _integers(prompt_lengths, "prompt_lengths", logits)
+    return _ops.process_logits(_tensor(logits), text, *_history(history, logits), prompts, backend)
+
+
+def sampler_step(sampler: Tensor, logits, slots, uniforms, logprobs, top_logprobs, check) -> SampleOutput:
+    """`Sampler.step`, being traced, of the sampler with this handle. The tensors returned belong to the caller."""
+    top = _top(logprobs, top_logprobs)
+    rows, bits = _integers(slots, "slots", logits), _integers(uniforms, "uniforms", logits)
+    drawn = _ops.sampler_step(sampler, _tensor(logits), rows, bits, logprobs, top, check)
+    return _output(drawn, logprobs, top)
+
+
+def handle(sampler) -> Tensor:
+    """int64 [1] that stands for a living Sampler in a graph. As a tensor, so that one graph serves all samplers."""
+    number = next(_handles)
+    _samplers[number] = sampler
+    with torch.inference_mode(False):  # nothing may write to an inference tensor elsewhere
+        return torch.tensor([number], device="cpu")
+
+
+def _tensor(logits) -> Tensor:
+    if not isinstance(logits, Tensor):
+        inputs.check_logits(logits)  # raises
+    return logits.detach()  # no gradient goes through a step
+
+
+def _top(logprobs, count) -> int:
+    if logprobs in (None, "raw", "processed") and isinstance(count, int) and type(count) is not bool and count >= 0:
+        return count  # maybe a symbol
+    return inputs.check_logprobs(logprobs, count)
+
+
+def _text(params, logits) -> str:
+    """A line of JSON for all rows, or one for each row, each with its end."""
+    if isinstance(params, SamplingParams):
+        return params._text
+    if not isinstance(params, (list, tuple)) or not all(isinstance(one, SamplingParams) for one in params):
+        inputs.check_logits(logits)
+        params = inputs.check_params(params, *logits.shape)
+    return "".join([one._text + "\n" for one in params])
+
+
+@functools.lru_cache(1024)
+def _params(text: str) -> SamplingParams | list[SamplingParams]:
+    if text and not text.endswith("\n"):
+        return from_text(text)
+    return [_params(line) for line in text.splitlines()]
+
+
+@constant
+def _next_call() -> int:
+    return next(_calls)
+
+
+def _history(history, logits) -> tuple[Tensor | None, list[Tensor] | None]:
+    if history is None or isinstance(history, Tensor):
+        return history, None
+    if isinstance(history, (str, bytes)) or not isinstance(history, Sequence):
+        inputs.check_history(history, len(logits), logits.device)  # raises
+    return None, [row if isinstance(row, Tensor) else torch.as_tensor(row, device=logits.device) for row in history]
+
+
+def _integers(values, name: str, logits) -> Tensor | None:
+    if values is None or isinstance(values, Tensor):
+        return values
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
+        inputs.check_row_integers(values, name, len(logits))  # raises
+    if isinstance(values, np.ndarray):
+        return torch.from_numpy(values)
+    # No type is given, so that numbers which are no integers stay what they are, and the operator can say so.
+    if name == "uniforms":
+        values = [value - 2**64 if 2**63 <= value < 2**64 else value for value in values]
+    return torch.tensor(values) if values else torch.zeros(0, dtype=torch.int64)
+
+
+def _output(drawn, logprobs, top: int) -> SampleOutput:
+    token_ids, values, top_ids, top_values, kept, status = drawn
+    if logprobs is None:
+        values = None
+    if top == 0:
+        top_ids = top_values = None
+    return SampleOutput(token_ids, values, top_ids, top_values, kept, status)
+
+
+def _tensors(output: SampleOutput, shared: bool) -> tuple[Tensor, ...]:
+    """The results of an operator, each with a storage of its own. shared: `output` is the sampler's."""
+    tensors = []
+    for tensor, dtype in zip(output, _DTYPES):
+        if tensor is None:
+            tensor = output.token_ids.new_empty(0, dtype=dtype)
+        elif shared or tensor.untyped_storage().nbytes() != tensor.nbytes:
+            tensor = tensor.clone()
+        tensors.append(tensor)
+    return tuple(tensors)
+
+
+def _sample_step(logits, params, history, histories, prompts, places, bits, logprobs, top, backend, check, call):
+    rows = history if histories is None else histories
+    output = api.sample_now(logits, _params(params), rows, prompts, places, bits, logprobs, top, backend, check)
+    return _tensors(output, shared=False)
+
+
+def _process_logits(logits, params, history, histories, prompts, backend):
+    rows = history if histories is None else histories
+    return api.process_logits_now(logits, _params(params), rows, prompts, backend, None)
+
+
+def _sampler_step(sampler, logits, slots, bits, logprobs, top, check):
+    found = _samplers.get(int(sampler))
+    if found is None:
+        raise RuntimeError(
+            f"sampler: got handle {int(sampler)}; accepted: that of a Sampler which lives in this process"
+        )
+    output = found.step(logits, slots, uniforms=bits, logprobs=logprobs, top_logprobs=top, check=check)
+    return _tensors(output, shared=True)
+
+
+def _results(logits, logprobs, top) -> tuple[Tensor, ...]:
+    """What an operator returns, but for the values."""
+    batch = logits.shape[0]
+    chosen = (batch,) if logprobs is not None else (0,)
+    most_probable = (batch, top) if top != 0 else (0,)
+    shapes = ((batch,), chosen, most_probable, most_probable, (batch,), (batch,))
+    return tuple(logits.new_empty(shape, dtype=dtype) for shape, dtype in zip(shapes, _DTYPES))
+
+
+def _register(name: str, run, fake) -> None:
+    _library.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"pyllmdecode::{name}", fake, lib=_library)
+
+
+_register("sample_step", _sample_step, lambda logits, *others: _results(logits, *others[6:8]))
+_register("process_logits", _process_logits, lambda logits, *_: logits.new_empty(logits.shape, dtype=torch.float32))
+_register("sampler_step", _sampler_step, lambda _, logits, *others: _results(logits, *others[2:4]))
