@@ -1,17 +1,19 @@
 """Where top-p's threshold is to be expected in a row that has not been read in full: a guess, which may be wrong.
 
-The mass below t is estimated as that of the sketch's entries and the touched tokens, which are known, and that of a
-sample of the row's groups without their largest tokens, times the inverse of the share that was sampled. What is rare
-and large is in the sketch, what is left varies little, and three standard deviations of the estimate make the bracket.
+The mass below t is estimated from three parts: the largest tokens of all groups, which the sketch knows; the other
+tokens of the groups with the largest of those, which are read; and, of all other groups, a sample times the inverse of
+its share. So what is rare and large is known, what is left varies little, and the bracket is three standard deviations
+wide on either side.
 """
 
 import triton
 import triton.language as tl
 
+from .interval import search
 from .layout import GROUP
 from .rows import INF, bits_of_groups, sanitise, widen
 
-_BLOCK = tl.constexpr(1024)
+_BLOCK = tl.constexpr(512)
 _GATHERED = tl.constexpr(16)
 _WAYS = tl.constexpr(8)
 _ROUNDS = tl.constexpr(4)  # each leaves a ninth of the range: 1/6561 in the end
@@ -19,22 +21,49 @@ _MASSLESS = tl.constexpr(45.0)  # exponents this far below the largest have no m
 
 
 @triton.jit
-def take_sample(row, touched, edited, groups, vocab, every, sampled, sample):
-    """Every `every`-th group without its largest tokens, to `sample`, float32 [sampled * 32]; -> the least finite x."""
+def others_of_groups(row, touched, edited, group, inside, vocab, largest):
+    """float32 [G, 32]: the tokens of these groups without the largest ones."""
+    token = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    x = sanitise(widen(tl.load(row + token, mask=(token < vocab) & inside[:, None], other=-INF)))
+    if edited:
+        x = tl.where(bits_of_groups(touched, group, vocab), -INF, x)
+    return tl.where(x == largest[:, None], -INF, x)
+
+
+@triton.jit
+def read_largest_groups(row, touched, edited, groups, vocab, sketch, top, places, exact, EXACT: tl.constexpr):
+    """Groups whose largest token is at least `top`: their others to `exact`; -> how many groups, 0 if over EXACT."""
+    found = tl.full([], 0, tl.int32)
+    for first in range(0, groups, _BLOCK):
+        at = first + tl.arange(0, _BLOCK)
+        here = (tl.load(sketch + at, mask=at < groups, other=-INF) >= top).to(tl.int32)
+        place = found + tl.cumsum(here, 0) - here
+        tl.store(places + place, at, mask=(here > 0) & (place < EXACT))
+        found += tl.sum(here, 0)
+    tl.debug_barrier()
+    found = tl.where(found > EXACT, 0, found)
+    for first in range(0, found, _GATHERED):
+        at = first + tl.arange(0, _GATHERED)
+        group = tl.load(places + at, mask=at < found, other=0)
+        largest = tl.load(sketch + group)
+        x = others_of_groups(row, touched, edited, group, at < found, vocab, largest)
+        tl.store(exact + at[:, None] * GROUP + tl.arange(0, GROUP)[None, :], x)
+    return found
+
+
+@triton.jit
+def take_sample(row, touched, edited, groups, vocab, sketch, top, every, sampled, sample):
+    """The others of every `every`-th group below `top` to `sample`, [sampled * 32]; -> the least finite one."""
     least = tl.full([], float("inf"), tl.float32)
     for first in range(0, sampled, _GATHERED):
         at = first + tl.arange(0, _GATHERED)
-        group = at * every
-        token = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
-        inside = (token < vocab) & (at < sampled)[:, None]
-        x = sanitise(widen(tl.load(row + token, mask=inside, other=-INF)))
-        if edited:
-            x = tl.where(bits_of_groups(touched, tl.minimum(group, groups - 1), vocab), -INF, x)
-        x = tl.where(x == tl.max(x, 1)[:, None], -INF, x)
+        group = tl.minimum(at * every, groups - 1)
+        largest = tl.load(sketch + group)
+        inside = (at < sampled) & (largest < top)
+        x = others_of_groups(row, touched, edited, group, inside, vocab, largest)
         least = tl.minimum(least, tl.min(tl.where(x > -INF, x, INF)))
         place = at[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
-        tl.store(sample + place, x, mask=(at < sampled)[:, None] & (place >= 0))
-    tl.debug_barrier()
+        tl.store(sample + place, x, mask=place < sampled * GROUP)
     return least
 
 
@@ -54,29 +83,51 @@ def below(array, size, thresholds, maximum, scale):
 
 @triton.jit
 def bracket(
-    maximum, scale, p, sketch, groups, row, touched, edited, vocab, touched_x, num_touched, sample, SAMPLE: tl.constexpr
-):
-    """-> low and high: the threshold is expected in [low, high). sample: room for SAMPLE float32 values."""
-    every = tl.cdiv(groups, SAMPLE // GROUP)
-    sampled = tl.cdiv(groups, every)
-    least = take_sample(row, touched, edited, groups, vocab, every, sampled, sample)
-    low, high = tl.maximum(tl.minimum(least, maximum), maximum - _MASSLESS / scale), maximum
+    maximum, scale, p, sketch, groups, row, touched, edited, vocab, touched_x, num_touched, places, exact, sample,
+    SAMPLE: tl.constexpr, EXACT: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """-> low and high: the threshold is expected in [low, high).
+
+    exact: room for the tokens of EXACT groups. sample: room for SAMPLE tokens.
+    """
+    high = maximum
+    low = tl.maximum(maximum - _MASSLESS / scale, -3.4028234663852886e38)
     if maximum < INF:
+        enough: tl.constexpr = EXACT - EXACT // 4
+        top = search(
+            low, high, enough, 0, EXACT // 4, row, touched, edited, 0, vocab, sketch, groups, maximum, scale, False,
+            ALIGNED,
+        )  # fmt: skip
+        read = read_largest_groups(row, touched, edited, groups, vocab, sketch, top, places, exact, EXACT)
+        top = tl.where(read > 0, top, INF)
+        every = tl.cdiv(groups, SAMPLE // GROUP)
+        sampled = tl.cdiv(groups, every)
+        least = take_sample(row, touched, edited, groups, vocab, sketch, top, every, sampled, sample)
+        tl.debug_barrier()
+        low = tl.maximum(low, tl.minimum(least, maximum))
+        range_of_x = high - low
         weight = groups.to(tl.float32) / sampled.to(tl.float32)
-        rest = 1.0 - p.to(tl.float32) * (1.0 / 4294967296.0)
+        share = p.to(tl.float32) * (1.0 / 4294967296.0)
+        rest = 1.0 - share
         ways = tl.arange(0, _WAYS)
-        wanted, doubt = tl.zeros([_WAYS], tl.float32), tl.zeros([_WAYS], tl.float32)
+        wanted, all_squares = tl.zeros([_WAYS], tl.float32), tl.zeros([_WAYS], tl.float32)
         for step in range(_ROUNDS + 1):
             thresholds = low + (high - low) * ((1 + ways).to(tl.float32) * (1.0 / (_WAYS + 1)))
             thresholds = tl.where(step == 0, INF, thresholds)  # first the total
-            sketched, _ = below(sketch, groups, thresholds, maximum, scale)
+            known, _ = below(sketch, groups, thresholds, maximum, scale)
             edits, _ = below(touched_x, num_touched, thresholds, maximum, scale)
+            largest, _ = below(exact, read * GROUP, thresholds, maximum, scale)
             others, squares = below(sample, sampled * GROUP, thresholds, maximum, scale)
-            mass = sketched + edits + weight * others
-            noise = 3.0 * weight * tl.sqrt(squares)
+            mass = known + edits + largest + weight * others
             if step == 0:
-                wanted, doubt = rest * mass, rest * noise
+                wanted, all_squares = rest * mass, squares
             else:
-                low = tl.maximum(low, tl.max(tl.where(mass + noise + doubt <= wanted, thresholds, low), 0))
-                high = tl.minimum(high, tl.min(tl.where(mass - noise - doubt >= wanted, thresholds, high), 0))
+                # Of the mass below minus `rest` of the total, to which each sampled token adds its mass times `share`
+                # or takes from it its mass times `rest`.
+                variance = share * share * squares + rest * rest * tl.maximum(all_squares - squares, 0.0)
+                noise = 3.0 * weight * tl.sqrt(variance)
+                low = tl.maximum(low, tl.max(tl.where(mass + noise <= wanted, thresholds, low), 0))
+                high = tl.minimum(high, tl.min(tl.where(mass - noise >= wanted, thresholds, high), 0))
+        # Where nothing is in doubt the ends are neighbours, and the threshold may be equal to the upper one.
+        low, high = low - range_of_x * (1.0 / 2048), tl.minimum(maximum, high + range_of_x * (1.0 / 2048))
     return low, high

@@ -172,7 +172,8 @@ def decide_row(
         high = low
         if p != OFF:
             low, high = bracket(
-                maximum, scale, p, sketch, groups, row, touched, edited, vocab, x, size, list_x, SAMPLE
+                maximum, scale, p, sketch, groups, row, touched, edited, vocab, x, size, places,
+                list_ids.to(tl.pointer_type(tl.float32)), list_x, SAMPLE, CAPACITY // 64, ALIGNED,
             )  # fmt: skip
         tl.store(floats + BRACKET_LOW, low)
         tl.store(floats + BRACKET_HIGH, high)

@@ -37,14 +37,26 @@ def filtered(dtype):
     return *arguments, prompts, pld.process_logits(*arguments, prompt_lengths=prompts, backend="reference")
 
 
+def some_filtered(backend, dtype):
+    rows = list(backend.some(range(len(filtered(dtype)[0])), 24))
+    logits, params, history, prompts, expected = filtered(dtype)
+    return (
+        logits[rows],
+        [params[r] for r in rows],
+        [history[r] for r in rows],
+        [prompts[r] for r in rows],
+        expected[rows],
+    )
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bit_for_bit(fast, dtype):
-    logits, params, history, prompts, expected = filtered(dtype)
+    logits, params, history, prompts, expected = some_filtered(fast, dtype)
     got = fast.process_logits(logits, params, history, prompt_lengths=prompts)
     assert_equal(got, expected, "process_logits")
     drawn = fast.sample(logits, params, history, prompt_lengths=prompts, uniforms=draws(len(logits)))
     rows = torch.tensor([not 0 < one.temperature < 1 for one in params])  # division by less may overflow to -inf
-    assert rows.sum() > 20
+    assert rows.sum() > min(20, len(rows) // 2)
     assert_equal((got > -INF).sum(1)[rows], drawn.kept[rows], "kept")
     rows &= drawn.token_ids >= 0
     assert (got[rows, drawn.token_ids[rows]] > -INF).all()
@@ -52,7 +64,8 @@ def test_bit_for_bit(fast, dtype):
 
 def test_logits_of_a_language_model(fast):
     logits, histories, prompts = trace()
-    logits, histories, prompts = logits[::4], histories[::4], prompts[::4]
+    step = 12 if fast.interpreted else 4
+    logits, histories, prompts = logits[::step], histories[::step], prompts[::step]
     params = SamplingParams(temperature=0.7, top_k=100, top_p=0.9, repetition_penalty=1.2, no_repeat_ngram_size=3)
     expected = pld.process_logits(logits, params, histories, prompt_lengths=prompts, backend="reference")
     assert_equal(fast.process_logits(logits, params, histories, prompt_lengths=prompts), expected, "process_logits")
@@ -93,7 +106,7 @@ def test_values(backend):
 
 
 def test_out_and_in_place(backend):
-    logits, params, history, prompts, expected = filtered("float32")
+    logits, params, history, prompts, expected = some_filtered(backend, "float32")
     logits = backend.move(logits)
     for stride in (VOCAB, VOCAB + 13):
         memory = torch.full((len(logits), stride), 7.0, device=backend.device)
@@ -112,7 +125,7 @@ def test_out_and_in_place(backend):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_halves_widen_exactly(backend, dtype):
-    logits, params, history, prompts, _ = filtered(dtype)
+    logits, params, history, prompts, _ = some_filtered(backend, dtype)
     wide = backend.process_logits(logits.float(), params, history, prompt_lengths=prompts)
     assert_equal(backend.process_logits(logits, params, history, prompt_lengths=prompts), wide, dtype)
     out = torch.empty(logits.shape, device=backend.device)
