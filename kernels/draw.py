@@ -149,27 +149,30 @@ def draw(
 @triton.jit
 def remember(it, token):
     """Appends a token to the history, and to the touched ones or their counts."""
-    length = tl.load(it + LENGTH)
-    tl.store(int32_array(it, TOKENS) + length, token)
-    low_bytes = tl.load(it + LOW_BYTES)
-    if low_bytes != 0:
-        tl.store(low_bytes.to(tl.pointer_type(tl.uint8)) + length, (token & 255).to(tl.uint8))
-    tl.store(it + LENGTH, length + 1)
-    tl.store(it + POSITION, tl.load(it + POSITION) + 1)
-    if tl.load(it + PENALISED) != 0:
-        size = tl.load(it + NUM_TOUCHED).to(tl.int32)
-        ids, counts = int32_array(it, TOUCHED_IDS), int32_array(it, TOUCHED_COUNTS)
-        place = tl.full([], 2147483647, tl.int32)
+    length, position = tl.load(it + LENGTH), tl.load(it + POSITION)
+    tokens, low_bytes = int32_array(it, TOKENS), tl.load(it + LOW_BYTES)
+    ids, counts, bias = int32_array(it, TOUCHED_IDS), int32_array(it, TOUCHED_COUNTS), tl.load(it + TOUCHED_BIAS)
+    penalised, size = tl.load(it + PENALISED), tl.load(it + NUM_TOUCHED).to(tl.int32)
+    place = tl.full([], 2147483647, tl.int32)
+    if penalised != 0:
         for first in range(0, size, _BLOCK):
             at = first + tl.arange(0, _BLOCK)
             same = tl.load(ids + at, mask=at < size, other=-1) == token
             place = tl.minimum(place, tl.min(tl.where(same, at, 2147483647), 0))
+    # One thread stores what all have to have read before: a warp that read the new size would go round a loop, and
+    # wait at a barrier in it, alone.
+    tl.debug_barrier()
+    tl.store(tokens + length, token)
+    if low_bytes != 0:
+        tl.store(low_bytes.to(tl.pointer_type(tl.uint8)) + length, (token & 255).to(tl.uint8))
+    tl.store(it + LENGTH, length + 1)
+    tl.store(it + POSITION, position + 1)
+    if penalised != 0:
         if place < size:
             tl.store(counts + place, tl.maximum(tl.load(counts + place), 0) + 1)
         else:
             tl.store(ids + size, token)
             tl.store(counts + size, 1)
-            bias = tl.load(it + TOUCHED_BIAS)
             if bias != 0:
                 tl.store(bias.to(tl.pointer_type(tl.float32)) + size, 0.0)
             tl.store(it + NUM_TOUCHED, tl.full([], 1, tl.int64) + size)

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .kernels.layout import TABLE_WORDS, WORD
+from .kernels.layout import WORD
 from .output import SampleOutput
 from .params import SamplingParams
 from .triton import Outputs, Step, is_capturing
-from .triton_requests import Requests, build
+from .triton_requests import Requests, build, idle
 
 KEPT_SELECTIONS = 64  # tuples of slots whose indices stay on the device
 
@@ -27,7 +27,8 @@ class Selection(NamedTuple):
 class State:
     def __init__(self, vocab_size: int, max_batch: int, max_length: int, device: torch.device):
         self.vocab_size, self.max_length, self.device = vocab_size, max_length, device
-        self.table = torch.zeros(max_batch, TABLE_WORDS, dtype=torch.int64, device=device)
+        self.idle = idle().to(device)
+        self.table = self.idle.repeat(max_batch, 1)
         self.kernels = Step(vocab_size, max_batch, device)
         self.requests: dict[int, Requests] = {}  # keeps the addresses in the table alive
         self.decided = np.zeros(max_batch, bool)
@@ -50,6 +51,7 @@ class State:
 
     def remove(self, slot: int) -> None:
         self._forget_rows()
+        self.table[slot] = self.idle  # a graph that is replayed all the same must not read what is freed here
         del self.requests[slot]
 
     def history(self, slot: int) -> Tensor:

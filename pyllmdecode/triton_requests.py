@@ -70,6 +70,13 @@ def build(
     return Requests(table, tokens, room, (low_bytes, lists, *arrays))
 
 
+def idle() -> Tensor:
+    """int64 [TABLE_WORDS]: a request that has no memory of its own, and takes the largest logit."""
+    words = np.zeros((1, TABLE_WORDS), np.int64)
+    words[:, : RECORD_SIZE // 8] = pack_rows([SamplingParams(temperature=0.0)], [0])[0].view(np.int64)
+    return torch.from_numpy(words[0])
+
+
 _ARRAYS = ("touched_ids", "touched_counts", "touched_x", "touched_bias")
 
 

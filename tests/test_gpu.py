@@ -80,6 +80,22 @@ def test_a_graph_serves_requests_that_join_later(name):
         assert_equal(out.token_ids.cpu(), reference.step(logits.cpu()).token_ids, f"turn {turn}")
 
 
+def test_a_replay_after_the_request_has_left(name):
+    """Nothing is read or written that may belong to others by now."""
+    sampler = pld.Sampler(VOCAB, 1, 100, device="cuda", backend=name)
+    sampler.add(dataclasses.replace(hard_params(VOCAB)["everything"], seed=1), repetitive(30, VOCAB))
+    logits = normal(1, VOCAB).to("cuda")
+    sampler.step(logits)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = sampler.step(logits)
+    sampler.remove(0)
+    torch.cuda.synchronize()
+    others = torch.full((1 << 20,), 7, device="cuda")  # may get the memory
+    graph.replay()
+    assert out.token_ids.tolist() == logits.argmax(1).tolist() and (others == 7).all()
+
+
 def test_a_full_history_is_left_alone_by_a_replay(name):
     sampler = pld.Sampler(VOCAB, 1, 10, device="cuda", backend=name)
     sampler.add(SamplingParams(seed=1, repetition_penalty=1.1), [1, 2, 3, 4, 5])
