@@ -25,7 +25,7 @@ from .params import FLOAT32_MAX, LOG2_E, SamplingParams
 from .triton_requests import Requests, build
 
 INTERPRETED = knobs.runtime.interpret
-HISTORY_SHARE = 16384  # tokens of history per program of `edits`, four of its blocks
+HISTORY_SHARE = 8192  # tokens of history per program of `edits`, two of its blocks
 TOUCHED_SHARE = 8192  # touched tokens per program: as many as a program of `scan` reads of the row
 
 

@@ -98,6 +98,8 @@ if [ -f "$peers" ]; then
     tar xf "$peers" -C build/gpu-peers --strip-components=1 && peers=$root/build/gpu-peers
 fi
 
+# Some ways of copying a tree leave links out.
+[ -e pyllmdecode/kernels ] || ln -s ../kernels pyllmdecode/kernels
 step build 120 "$python" setup.py build_ext --inplace
 
 # Other samplers' CUDA sources compile meanwhile, where that has not been done in advance.
@@ -113,7 +115,7 @@ step small 90 "$python" tests/gpu_small.py
 
 if "$python" -c 'import pytest, hypothesis' 2>/dev/null; then
     several=()
-    ! "$python" -c 'import xdist' 2>/dev/null || several=(-n 4)
+    ! "$python" -c 'import xdist' 2>/dev/null || several=(-n 8)
     # What concerns no device, and imports what is missing there.
     elsewhere=(--ignore=tests/test_{cli,compiled,generate,gpu_bench,reference_stages}.py)
     # CI: the same examples in every run.

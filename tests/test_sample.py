@@ -96,6 +96,32 @@ def large_case() -> Case:
     return Case(logits[rows], params, history, {"logprobs": "processed", "top_logprobs": 30})
 
 
+@functools.cache
+def served_case(vocab: int) -> Case:
+    """The vocabularies of models, with what is usually asked for; flat rows, and rows that lists have no room for."""
+    usual = SamplingParams(top_k=50, top_p=0.95, repetition_penalty=1.2, no_repeat_ngram_size=3, seed=1)
+    rows = [
+        (normal(vocab, seed=1, spread=3.0), usual),
+        (normal(vocab, seed=2, spread=3.0), SamplingParams(top_p=0.95, temperature=0.8, frequency_penalty=0.5, seed=2)),
+        (normal(vocab, seed=3, spread=3.0), SamplingParams(temperature=0.0, repetition_penalty=1.3)),
+        (normal(vocab, seed=4, spread=1.0), SamplingParams(top_p=0.5, seed=4)),
+        (normal(vocab, seed=5, spread=0.1), SamplingParams(min_p=0.5, logit_bias={7: 1.0}, seed=5)),
+        (torch.zeros(vocab), SamplingParams(top_k=3, top_p=0.5, seed=6)),
+    ]
+    history = [repetitive(512, vocab if row % 2 else 40, seed=row) for row in range(len(rows))]
+    logits = torch.stack([row for row, _ in rows]).bfloat16()
+    options = {"prompt_lengths": [100] * len(rows), "logprobs": "processed"}
+    return Case(logits, [one for _, one in rows], history, options)
+
+
+@pytest.mark.parametrize("vocab", [32_000, 128_256])
+def test_vocabularies_of_models(fast, vocab):
+    case = served_case(vocab)
+    if fast.interpreted and fast.variant == "small":
+        case = case.of_rows([0, 2] if vocab == 32_000 else [0])
+    case.check_sample(fast)
+
+
 def test_large_vocabulary(fast):
     # With its small sizes the interpreter gets the rows that need no search of the whole row.
     case = large_case().of_rows([0, 3, 5]) if fast.interpreted and fast.variant == "small" else large_case()
