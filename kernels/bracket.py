@@ -11,7 +11,7 @@ import triton.language as tl
 
 from .interval import search
 from .layout import GROUP
-from .rows import INF, bits_of_groups, sanitise, widen
+from .rows import INF, bits_of_groups, sanitise, select_groups, widen
 
 _BLOCK = tl.constexpr(512)
 _GATHERED = tl.constexpr(16)
@@ -33,14 +33,7 @@ def others_of_groups(row, touched, edited, group, inside, vocab, largest):
 @triton.jit
 def read_largest_groups(row, touched, edited, groups, vocab, sketch, top, places, exact, EXACT: tl.constexpr):
     """Groups whose largest token is at least `top`: their others to `exact`; -> how many groups, 0 if over EXACT."""
-    found = tl.full([], 0, tl.int32)
-    for first in range(0, groups, _BLOCK):
-        at = first + tl.arange(0, _BLOCK)
-        here = (tl.load(sketch + at, mask=at < groups, other=-INF) >= top).to(tl.int32)
-        place = found + tl.cumsum(here, 0) - here
-        tl.store(places + place, at, mask=(here > 0) & (place < EXACT))
-        found += tl.sum(here, 0)
-    tl.debug_barrier()
+    found = select_groups(sketch, groups, top, places, EXACT)
     found = tl.where(found > EXACT, 0, found)
     for first in range(0, found, _GATHERED):
         at = first + tl.arange(0, _GATHERED)

@@ -26,7 +26,7 @@ from .layout import (
     int32_field,
 )
 from .mass import mass
-from .rows import INF, append, bits_of_groups, load_untouched, sanitise, token_ids, widen
+from .rows import INF, append, bits_of_groups, load_untouched, sanitise, select_groups, token_ids, widen
 
 _BLOCK = tl.constexpr(1024)
 _GATHERED = tl.constexpr(16)  # groups gathered together
@@ -71,14 +71,7 @@ def gather(
     places: int32 [CAPACITY // 4], room for the groups that are gathered.
     """
     ROOM: tl.constexpr = CAPACITY // 4
-    found = tl.full([], 0, tl.int32)
-    for first in range(0, groups, _BLOCK):
-        at = first + tl.arange(0, _BLOCK)
-        here = (tl.load(sketch + at, mask=at < groups, other=-INF) >= low).to(tl.int32)
-        place = found + tl.cumsum(here, 0) - here
-        tl.store(places + place, at, mask=(here > 0) & (place < ROOM))
-        found += tl.sum(here, 0)
-    tl.debug_barrier()
+    found = select_groups(sketch, groups, low, places, ROOM)
     listed = tl.where(found > ROOM, CAPACITY + 1, 0)
     for first in range(0, tl.where(found > ROOM, 0, found), _GATHERED):
         at = first + tl.arange(0, _GATHERED)

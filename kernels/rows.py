@@ -12,6 +12,7 @@ import triton.language as tl
 from .layout import GROUP
 
 INF = tl.constexpr(float("inf"))
+_BLOCK = tl.constexpr(1024)
 
 
 @triton.jit
@@ -65,6 +66,20 @@ def load_untouched(row, touched, edited, first_group, vocab, ALIGNED: tl.constex
     if edited:
         x = tl.where(bits_of_groups(touched, first_group + tl.arange(0, GROUPS), vocab), -INF, x)
     return x
+
+
+@triton.jit
+def select_groups(sketch, groups, low, places, ROOM: tl.constexpr):
+    """Numbers of the groups whose largest token is at least `low` to `places`, int32 [ROOM]; -> how many there are."""
+    found = tl.full([], 0, tl.int32)
+    for first in range(0, groups, _BLOCK):
+        at = first + tl.arange(0, _BLOCK)
+        here = (tl.load(sketch + at, mask=at < groups, other=-INF) >= low).to(tl.int32)
+        place = found + tl.cumsum(here, 0) - here
+        tl.store(places + place, at, mask=(here > 0) & (place < ROOM))
+        found += tl.sum(here, 0)
+    tl.debug_barrier()
+    return found
 
 
 @triton.jit
