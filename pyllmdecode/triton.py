@@ -165,10 +165,11 @@ class Step:
         if rows == 0:
             return
         merged = rows * self._parts(touched) <= config.merged
-        for launch in self._launches(
-            logits, is_aligned(logits), merged, slots, table, outputs, uniforms, history, touched, advance, decided
-        ):
-            self.launch(*launch)
+        self.launch(
+            *self._launches(
+                logits, is_aligned(logits), merged, slots, table, outputs, uniforms, history, touched, advance, decided
+            )
+        )
 
     def warm_up(self, dtype: torch.dtype, table: Tensor) -> None:
         """Compiles all that `run` may launch for logits of this type."""
@@ -236,7 +237,7 @@ class Step:
         sums = torch.empty(len(logits), 2, device=self.device)
         if len(logits):
             arguments = (logits, logits.stride(0), self.vocab, outputs.token_ids, outputs.logprobs, sums)
-            self.launch(raw_logprobs, len(logits), self.config.warps, arguments, (is_aligned(logits),))
+            self.launch((raw_logprobs, len(logits), self.config.warps, arguments, (is_aligned(logits),)))
         return sums
 
     def write_scores(
@@ -250,13 +251,13 @@ class Step:
         arguments = (logits, logits.stride(0), out, out.stride(0), self.vocab, slots, table, self.workspace)
         arguments += (outputs.token_ids, int(divide), self.row_parts, parts)
         sizes = (is_aligned(logits) and is_aligned(out), config.chunk, config.tile, config.capacity)
-        self.launch(process_logits_kernel, rows * parts, config.warps, arguments, sizes)
+        self.launch((process_logits_kernel, rows * parts, config.warps, arguments, sizes))
 
     def advance(self, slots: Tensor, table: Tensor, outputs: Outputs) -> None:
         """Ends a run that was made without `advance`."""
         if len(slots):
             arguments = (slots, table, self.workspace, outputs.token_ids, self.vocab)
-            self.launch(advance, len(slots), 4, arguments, (self.config.tile, self.config.capacity))
+            self.launch((advance, len(slots), 4, arguments, (self.config.tile, self.config.capacity)))
 
     def most_probable(
         self,
@@ -316,9 +317,12 @@ def is_capturing(device: torch.device) -> bool:
 
 
 class _Interpreter:
-    def __call__(self, kernel, programs, warps, arguments, constants):
+    """Both classes are called with launches: (kernel, programs, warps, arguments, constants)."""
+
+    def __call__(self, *launches):
         with np.errstate(all="ignore"):  # inf - inf and the like are what the kernels are written for
-            kernel[(programs,)](*arguments, *constants)
+            for kernel, programs, _, arguments, constants in launches:
+                kernel[(programs,)](*arguments, *constants)
 
     def compile(self, kernel, programs, warps, arguments, constants):
         pass
@@ -336,15 +340,20 @@ class _Device:
         self.device = device
         self.compiled = {}
 
-    def __call__(self, kernel, programs, warps, arguments, constants):
-        compiled = self.compiled.get((id(kernel), arguments[0].dtype, constants))
-        if compiled is None:
-            compiled = self.compile(kernel, programs, warps, arguments, constants)
+    def __call__(self, *launches):
         if torch.cuda.current_device() == self.device.index:
-            self._launch(compiled, programs, arguments, constants)
+            self._launch(launches)
         else:
             with torch.cuda.device(self.device):
-                self._launch(compiled, programs, arguments, constants)
+                self._launch(launches)
+
+    def _launch(self, launches):
+        stream = torch._C._cuda_getCurrentRawStream(self.device.index)
+        for launch in launches:
+            kernel, programs, _, arguments, constants = launch
+            compiled = self.compiled.get((id(kernel), arguments[0].dtype, constants)) or self.compile(*launch)
+            function, packed = compiled.function, compiled.packed_metadata
+            compiled.run(programs, 1, 1, stream, function, packed, None, None, None, *arguments, *constants)
 
     def compile(self, kernel, programs, warps, arguments, constants):
         first = arguments[0]
@@ -360,11 +369,6 @@ class _Device:
                 compiled._init_handles()  # loads it, which cannot be done while a CUDA graph is being captured
             self.compiled[key] = compiled
         return self.compiled[key]
-
-    def _launch(self, compiled, programs, arguments, constants):
-        stream = torch._C._cuda_getCurrentRawStream(self.device.index)
-        function, packed = compiled.function, compiled.packed_metadata
-        compiled.run(programs, 1, 1, stream, function, packed, None, None, None, *arguments, *constants)
 
 
 _launchers = {}

@@ -33,11 +33,12 @@ def variants(dtype: torch.dtype, vocab: int = 128256):
     launches = {}
 
     class Recorder:
-        def __call__(self, kernel, programs, warps, arguments, constants):
-            launches[kernel.fn.__name__, constants] = kernel, warps, arguments, constants
+        def __call__(self, *some):
+            for kernel, _, warps, arguments, constants in some:
+                launches[kernel.fn.__name__, constants] = kernel, warps, arguments, constants
 
         def compile(self, *launch):
-            self(*launch)
+            self(launch)
 
     host._launchers[torch.device("cpu")] = Recorder()
     table = torch.zeros(64, TABLE_WORDS, dtype=torch.int64)
