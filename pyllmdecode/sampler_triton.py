@@ -9,7 +9,8 @@ from torch import Tensor
 from .kernels.layout import WORD
 from .output import SampleOutput
 from .params import SamplingParams
-from .triton import Outputs, Step, is_capturing
+from .triton import Outputs, Step
+from .triton_launch import is_capturing
 from .triton_requests import Requests, build, idle
 
 KEPT_SELECTIONS = 64  # tuples of slots whose indices stay on the device

@@ -21,6 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from pyllmdecode import triton as host
+from pyllmdecode import triton_launch
 from pyllmdecode.kernels.layout import TABLE_WORDS
 
 POINTERS = {torch.int64: "*i64", torch.int32: "*i32", torch.float32: "*fp32"}
@@ -40,7 +41,7 @@ def variants(dtype: torch.dtype, vocab: int = 128256):
         def compile(self, *launch):
             self(launch)
 
-    host._launchers[torch.device("cpu")] = Recorder()
+    triton_launch._launchers[torch.device("cpu")] = Recorder()
     table = torch.zeros(64, TABLE_WORDS, dtype=torch.int64)
     step, outputs = host.Step(vocab, 1, torch.device("cpu")), host.Outputs(1, torch.device("cpu"))
     step.warm_up(dtype, table)

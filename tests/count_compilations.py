@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 import pyllmdecode as pld
-from pyllmdecode import SamplingParams
+from pyllmdecode import SamplingParams, sampler_triton, triton_launch
 from pyllmdecode import triton as host
 
 VOCAB, BATCH, LENGTH = 10_000, 100, 4096
@@ -62,9 +62,9 @@ def compiled() -> int:
 def pretend():
     driver.set_active(Driver())
     device = torch.device("cpu")
-    host._launchers[device] = host._Device(device)
+    triton_launch._launchers[device] = triton_launch._Device(device)
     host.INTERPRETED = True  # tensors are on the CPU
-    host.is_capturing = lambda device: False
+    sampler_triton.is_capturing = lambda device: False
     torch.cuda.current_device = lambda: None  # the index of torch.device("cpu")
     torch.cuda.device = lambda device: contextlib.nullcontext()
     torch._C._cuda_getCurrentRawStream = lambda index: 0
