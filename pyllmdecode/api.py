@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from . import cpu, inputs, ops, reference
-from .backends import choose
-from .output import SampleOutput, checked
+from . import eager, ops
+from .output import SampleOutput
 from .params import SamplingParams
 
 Ids = Tensor | Sequence[Sequence[int] | Tensor]
@@ -42,38 +39,13 @@ def sample(
     logprobs: "raw" for log-probabilities under the logits as given, "processed" for those under the filtered
         distribution that was drawn from. None: none.
     top_logprobs: how many of the most probable tokens to list, of the same distribution (raw where `logprobs` is None).
-    backend: "auto", "reference" or "cpu"; see `backends()`.
+    backend: "auto", "reference", "cpu" or "triton"; see `backends()`.
     check: raise RowError where a row's status is not 0. Otherwise bad rows are flagged, and change no other row.
 
     ValueError or TypeError before anything is computed if an argument is wrong; the message names row and field.
     """
-    call = ops.sample if is_compiling() else sample_now
+    call = ops.sample if is_compiling() else eager.sample
     return call(logits, params, history, prompt_lengths, positions, uniforms, logprobs, top_logprobs, backend, check)
-
-
-def sample_now(
-    logits, params, history, prompt_lengths, positions, uniforms, logprobs, top_logprobs, backend, check
-) -> SampleOutput:
-    """`sample`, whether or not torch is compiling something."""
-    inputs.check_logits(logits)
-    batch, vocab = logits.shape
-    params = inputs.check_params(params, batch, vocab)
-    known = inputs.check_history(history, batch, logits.device)
-    prompts = inputs.check_prompt_lengths(prompt_lengths, known, batch)
-    places = inputs.check_row_integers(positions, "positions", batch)
-    bits = inputs.check_row_integers(uniforms, "uniforms", batch, high=2**64 - 1)
-    top = inputs.check_logprobs(logprobs, top_logprobs)
-    chosen = choose(backend, logits.device)
-    seeds = inputs.draw_seeds(params)
-    if chosen in ("cpu", "triton"):
-        output = _module(chosen).sample_step(logits, params, seeds, known, prompts, places, bits, logprobs, top)
-    else:
-        rows, lengths = _rows(known, batch)
-        places = lengths if places is None else places.tolist()
-        prompts = lengths if prompts is None else prompts.tolist()
-        bits = None if bits is None else bits.tolist()
-        output = reference.sample_step(logits, params, rows, prompts, places, seeds, bits, logprobs, top)
-    return checked(output) if check else output
 
 
 def process_logits(
@@ -92,79 +64,8 @@ def process_logits(
     itself. None: a new tensor.
     """
     if not is_compiling():
-        return process_logits_now(logits, params, history, prompt_lengths, backend, out)
+        return eager.process_logits(logits, params, history, prompt_lengths, backend, out)
     if out is not None:
-        _check_out_form(out, logits)
+        eager.check_out_form(out, logits)
     scores = ops.process_logits(logits, params, history, prompt_lengths, backend)
     return scores if out is None else out.copy_(scores)
-
-
-def process_logits_now(logits, params, history, prompt_lengths, backend, out) -> Tensor:
-    """`process_logits`, whether or not torch is compiling something."""
-    inputs.check_logits(logits)
-    batch, vocab = logits.shape
-    params = inputs.check_params(params, batch, vocab)
-    known = inputs.check_history(history, batch, logits.device)
-    prompts = inputs.check_prompt_lengths(prompt_lengths, known, batch)
-    if out is not None:
-        _check_out(out, logits)
-    chosen = choose(backend, logits.device)
-    if chosen in ("cpu", "triton"):
-        out = torch.empty(logits.shape, device=logits.device) if out is None else out
-        _module(chosen).process_logits(logits, params, known, prompts, out)
-        return out
-    rows, lengths = _rows(known, batch)
-    scores = reference.process_logits(logits, params, rows, lengths if prompts is None else prompts.tolist())
-    return scores if out is None else out.copy_(scores)
-
-
-def _module(backend: str):
-    if backend == "cpu":
-        return cpu
-    from . import triton  # imports Triton, which takes a moment
-
-    return triton
-
-
-def _check_out(out: Tensor, logits: Tensor) -> None:
-    _check_out_form(out, logits)
-    same = out.data_ptr() == logits.data_ptr() and out.stride(0) == logits.stride(0) and out.dtype == logits.dtype
-    if not same and _overlap(out, logits):
-        raise ValueError("out: got memory that partly overlaps the logits; accepted: the logits themselves, or other")
-
-
-def _check_out_form(out: Tensor, logits: Tensor) -> None:
-    inputs.check_logits(out, "out")
-    batch, vocab = logits.shape
-    if out.dtype != torch.float32:
-        raise TypeError(f"out: got dtype {out.dtype}; accepted: torch.float32")
-    if out.shape != logits.shape or out.device != logits.device:
-        raise ValueError(
-            f"out: got shape {list(out.shape)} on {str(out.device)!r}; "
-            f"accepted: {list(logits.shape)} on {str(logits.device)!r}"
-        )
-    if batch > 1 and out.stride(0) < vocab:
-        raise ValueError(f"out: got row stride {out.stride(0)}; accepted: at least {vocab} (rows must not overlap)")
-    if out.requires_grad:
-        raise ValueError("out: got a tensor that requires grad; accepted: one that does not (call .detach() first)")
-
-
-def _overlap(a: Tensor, b: Tensor) -> bool:
-    def span(t):
-        begin = t.data_ptr()
-        last = (t.shape[0] - 1) * t.stride(0) + t.shape[1]
-        return begin, begin + last * t.element_size()
-
-    if not len(a):
-        return False
-    (a0, a1), (b0, b1) = span(a), span(b)
-    return a0 < b1 and b0 < a1
-
-
-def _rows(history: inputs.History, batch: int) -> tuple[list[Tensor], list[int]]:
-    """Each row's ids without padding, as the reference takes them, and their lengths."""
-    lengths = inputs.history_lengths(history).tolist()
-    if history.padded:
-        return [history.ids[row, : lengths[row]].to(torch.int64) for row in range(batch)], lengths
-    begins = np.asarray(history.begins).tolist()
-    return [history.ids[begin : begin + n] for begin, n in zip(begins, lengths, strict=True)], lengths

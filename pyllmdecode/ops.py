@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import api, inputs
+from . import eager, inputs
 from .output import SampleOutput
 from .params import SamplingParams, constant, from_text
 
@@ -174,13 +174,13 @@ def _tensors(output: SampleOutput, shared: bool) -> tuple[Tensor, ...]:
 
 def _sample_step(logits, params, history, histories, prompts, places, bits, logprobs, top, backend, check, call):
     rows = history if histories is None else histories
-    output = api.sample_now(logits, _params(params), rows, prompts, places, bits, logprobs, top, backend, check)
+    output = eager.sample(logits, _params(params), rows, prompts, places, bits, logprobs, top, backend, check)
     return _tensors(output, shared=False)
 
 
 def _process_logits(logits, params, history, histories, prompts, backend):
     rows = history if histories is None else histories
-    return api.process_logits_now(logits, _params(params), rows, prompts, backend, None)
+    return eager.process_logits(logits, _params(params), rows, prompts, backend, None)
 
 
 def _sampler_step(sampler, logits, slots, bits, logprobs, top, check):

@@ -258,6 +258,7 @@ class Step:
             arguments = (slots, table, self.workspace, outputs.token_ids, self.vocab)
             self.launch((advance, len(slots), 4, arguments, (self.config.tile, self.config.capacity)))
 
+    @torch.no_grad()
     def most_probable(
         self,
         logits: Tensor,
