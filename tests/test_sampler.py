@@ -138,6 +138,19 @@ def test_counts_over_a_long_generation(backend):
     assert max(np.bincount(mirror.requests[2].tokens)) >= 30
 
 
+def test_ngrams_of_generated_tokens(backend):
+    """Tokens beyond 8 bits, drawn in circles until the ban ends that: what a step appends is what later steps look at."""
+    mirror = Mirror(backend, vocab=700, max_batch=2, max_length=60)
+    mirror.add(SamplingParams(temperature=0.0, no_repeat_ngram_size=2), [1])
+    mirror.add(SamplingParams(temperature=0.0, no_repeat_ngram_size=3, repetition_penalty=1.01), [])
+    for turn in range(40):
+        logits = normal(2, 700, seed=turn % 3)
+        logits[:, [130 + turn % 3, 259 + turn % 3, 515]] += torch.tensor([30.0, 29.0, 28.0])
+        mirror.step(logits)
+    drawn = mirror.requests[0].tokens
+    assert len(set(zip(drawn, drawn[1:]))) == len(drawn) - 1 and max(drawn) > 258
+
+
 def test_empty_rows_do_not_advance(backend):
     mirror = Mirror(backend)
     params = SamplingParams(seed=9)
