@@ -139,7 +139,7 @@ def test_counts_over_a_long_generation(backend):
 
 
 def test_ngrams_of_generated_tokens(backend):
-    """Tokens beyond 8 bits, drawn in circles until the ban ends that: what a step appends is what later steps look at."""
+    """Tokens beyond 8 bits, drawn in circles until the ban ends it: later steps look at what earlier ones appended."""
     mirror = Mirror(backend, vocab=700, max_batch=2, max_length=60)
     mirror.add(SamplingParams(temperature=0.0, no_repeat_ngram_size=2), [1])
     mirror.add(SamplingParams(temperature=0.0, no_repeat_ngram_size=3, repetition_penalty=1.01), [])
