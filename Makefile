@@ -10,13 +10,15 @@ STAMP := $(VENV)/.stamp
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test test-sanitize gpu lint format bench clean
+.PHONY: help venv build demo test test-sanitize gpu lint format bench bench-check report clean
 
 help:
 	@echo 'make demo           a real language model with and without the repetition filters'
 	@echo 'make test           build, then all tests; PYTEST_ARGS="-k name" chooses some'
 	@echo 'make test-sanitize  the native code under address, undefined-behaviour and thread sanitizers'
-	@echo 'make bench          timings (pytest-benchmark)'
+	@echo 'make bench          timings beside others, and a report of them; under ten minutes'
+	@echo 'make bench-check    is the working tree slower than BASE=commit (default: where it left main, or the last commit)?'
+	@echo 'make report         tables and pictures of bench/README.md from bench/results'
 	@echo 'make gpu            tests and timings where there is an NVIDIA GPU, in ten minutes, without .venv; OUT=FOLDER'
 	@echo 'make lint, format   check or apply the style of Python (ruff) and C++ (clang-format)'
 	@echo 'make build          compile the native code that has changed'
@@ -47,7 +49,7 @@ demo: build
 	@$(BIN)/python -m pyllmdecode demo
 
 # Torch's threads spin while they wait; where other work wants the same cores, that makes both a hundred times slower.
-test bench: export GOMP_SPINCOUNT ?= 10000
+test bench bench-check: export GOMP_SPINCOUNT ?= 10000
 test: build
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
@@ -60,6 +62,12 @@ gpu:
 
 bench: build
 	$(BIN)/python -m pytest bench --benchmark-only $(BENCH_ARGS)
+
+bench-check: build
+	@$(BIN)/python bench/check.py --base "$(BASE)" --change "$(CHANGE)" $(BENCH_ARGS)
+
+report: $(STAMP)
+	@$(BIN)/python bench/report.py
 
 # tables.h is generated, and a test compares it with what generates it.
 CXX_FILES = $(shell find csrc -name tables.h -o -name '*.cpp' -print -o -name '*.h' -print -o -name '*.cu*' -print)

@@ -55,7 +55,7 @@ class Case:
     regime: str = "cold"  # of the logits: "cold" comes from memory, "warm" from the last-level cache
     threads: int = 1
     source: str = "normal"  # 3 * N(0, 1), or "trace": logits and histories of a real model
-    contenders: tuple[str, ...] = ("step", "read", "kernel", "sample", "transformers", "torch")
+    contenders: tuple[str, ...] = ("step", "read", "kernel", "sample", "transformers", "torch", "llama.cpp")
     goals: tuple[Goal, ...] = ()
 
     @property
@@ -80,14 +80,20 @@ def case(params: str, name: str = "", **changes) -> Case:
     return made
 
 
+def with_compiled(one: Case) -> Case:
+    """With torch.compile, which takes seconds to compile for each shape."""
+    return replace(one, contenders=(*one.contenders, "torch-compile"))
+
+
 def goal_cases() -> list[Case]:
     """One row of V = 128256, in every dtype and regime; the figures the project is judged by."""
-    return [
+    made = [
         case(params, f"{params} {dtype} {regime}", dtype=dtype, regime=regime, goals=goals)
         for dtype in DTYPES
         for params, goals in (GOALS if dtype == "float32" else dict.fromkeys(PARAMS, ())).items()
         for regime in ("cold", "warm")
     ]
+    return [with_compiled(one) if one.dtype == "float32" else one for one in made]
 
 
 def trace_cases() -> list[Case]:
@@ -106,7 +112,9 @@ def shape_cases(max_threads: int) -> list[Case]:
     sizes = [(8, 128256, 1), (32, 128256, 1), (1, 32000, 1), (1, 49152, 1), (1, 262144, 1)]
     sizes += [(1, 128256, 2), (8, 128256, 2)] if max_threads > 1 else []
     return [
-        case(params, f"{params} B={batch} V={vocab} threads={threads}", batch=batch, vocab=vocab, threads=threads)
+        with_compiled(
+            case(params, f"{params} B={batch} V={vocab} threads={threads}", batch=batch, vocab=vocab, threads=threads)
+        )
         for params in ("topk-topp", "topp")
         for batch, vocab, threads in sizes
     ]

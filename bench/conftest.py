@@ -1,4 +1,4 @@
-"""Collects what the benchmarks measure, says it while they run, and writes it to a file if asked to."""
+"""Collects what the benchmarks measure, says it while they run, and leaves it as a file and a report."""
 
 import json
 import os
@@ -6,13 +6,17 @@ from pathlib import Path
 
 import machine
 import pytest
+import report
 import torch
 from figures import rows_of
 from measure import SECONDS, Entry, entries_of, interleave
+from progress import SessionBar
 
 RESULTS = pytest.StashKey[list]()
 BEGIN = pytest.StashKey[dict]()
+BAR = pytest.StashKey[SessionBar]()
 FOLDER = Path(__file__).parent / "results"
+LATEST = Path(__file__).parent.parent / "build" / "bench"
 
 
 def pytest_addoption(parser):
@@ -22,14 +26,15 @@ def pytest_addoption(parser):
         const="1",
         default=os.environ.get("PYLLMDECODE_BENCH_RESULTS", ""),
         metavar="FILE",
-        help="write the results as JSON, to bench/results/<machine>.json where no file is named "
-        "(default: $PYLLMDECODE_BENCH_RESULTS, 1 for no name)",
+        help="write the results as JSON, to bench/results/<machine>.json where no file is named (default: "
+        "$PYLLMDECODE_BENCH_RESULTS, 1 for no name; where that is not set, build/bench/results.json)",
     )
 
 
 def pytest_configure(config):
     config.stash[RESULTS] = []
     config.stash[BEGIN] = machine.describe()
+    config.stash[BAR] = SessionBar()
     torch.set_num_threads(1)
 
 
@@ -65,14 +70,19 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.benchmark(timer=REPLAY))
 
 
+def pytest_collection_finish(session):
+    session.config.stash[BAR].total = len(session.items)
+
+
 @pytest.fixture
 def measure(request, benchmark):
     """measure(group, cases, ...): interleaves the contenders of {point: case}; -> the entries."""
     config = request.config
 
     def run(group: str, cases: dict, goals=None, pools=None, seconds: float = SECONDS) -> list[Entry]:
-        entries = entries_of(cases, pools)
-        interleave(entries, seconds)
+        with capturing_off(config), config.stash[BAR].shown(f"{group}, {next(iter(cases))}") as tick:
+            entries = entries_of(cases, pools)
+            interleave(entries, seconds, tick)
         rows = rows_of(entries, goals)
         config.stash[RESULTS].append({"group": group, "rows": rows})
         say(config, *(_line(group, row) for row in rows))
@@ -97,20 +107,33 @@ def add_goal(request):
     return add
 
 
-def pytest_sessionfinish(session):
-    target, results = session.config.getoption("--bench-results"), session.config.stash[RESULTS]
-    if not target or not results:
+def pytest_sessionfinish(session, exitstatus):
+    """Also after Ctrl-C: the cases that were complete by then are kept."""
+    target, measured = session.config.getoption("--bench-results"), session.config.stash[RESULTS]
+    if not measured:
         return
-    path = FOLDER / f"{machine.name()}.json" if target == "1" else Path(target)
+    path = (
+        LATEST / "results.json" if not target else FOLDER / f"{machine.name()}.json" if target == "1" else Path(target)
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     here = {**session.config.stash[BEGIN], "load_at_the_end": machine.load()}
-    path.write_text(json.dumps({"machine": here, "results": results}, indent=1, ensure_ascii=False) + "\n")
-    say(session.config, f"Results are in {path}")
+    if exitstatus == pytest.ExitCode.INTERRUPTED:
+        here["stopped"] = "interrupted, so some cases are missing"
+    results = {"machine": here, "results": measured}
+    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    folder = LATEST if target in ("", "1") else path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    written = report.write(results, folder)
+    say(session.config, f"Results are in {path}", f"A report of them is {written}")
+
+
+def capturing_off(config):
+    return config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled()
 
 
 def say(config, *lines: str) -> None:
     """On the terminal at once, past pytest's capturing."""
-    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+    with capturing_off(config):
         for line in ("", *lines):
             config.pluginmanager.getplugin("terminalreporter").write_line(line)
 
@@ -121,7 +144,8 @@ def _line(group: str, row: dict) -> str:
     peers = ("transformers / step", "torch / step", "torch-topk / step")
     ratios += [f"{name} {row['ratios'][name]['median']:.0f}" for name in peers if name in row["ratios"]]
     goals = "".join("\n" + _goal(result) for result in row["goals"])
-    return f"{group}, {row['point']}: µs {times}; {', '.join(ratios)}{goals}"
+    left_out = "".join(f"\n  left out: {name}: {why}" for name, why in row["left_out"].items())
+    return f"{group}, {row['point']}: µs {times}; {', '.join(ratios)}{goals}{left_out}"
 
 
 def _goal(result: dict) -> str:

@@ -1,5 +1,6 @@
 """Who is measured, by name. The order is that of the lines that are printed."""
 
+import llama
 import ours
 import peers
 from cases import Case
@@ -13,6 +14,8 @@ REGISTRY: dict[str, type[Contender]] = {
     "transformers": peers.Transformers,
     "torch": peers.Torch,
     "torch-topk": peers.TorchTopK,
+    "torch-compile": peers.TorchCompile,
+    "llama.cpp": llama.Llama,
 }
 
 

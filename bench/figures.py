@@ -52,7 +52,8 @@ def rows_of(entries: list[Entry], goals: dict[str, tuple[Goal, ...]] | None = No
             ratios = {f"{name} / step": paired(entry, here["step"]) for name, entry in here.items() if name != "step"}
             if "read" in here:
                 ratios["step / read"] = paired(here["step"], here["read"])
-        case = here[next(iter(here))].contender.case
+        some = here[next(iter(here))]
+        case = some.contender.case
         rows.append(
             {
                 "point": point,
@@ -65,6 +66,8 @@ def rows_of(entries: list[Entry], goals: dict[str, tuple[Goal, ...]] | None = No
                 "source": case.source,
                 "times": {name: microseconds(entry) for name, entry in here.items()},
                 "ratios": ratios,
+                "left_out": some.left_out,
+                "without": {name: list(e.contender.without) for name, e in here.items() if e.contender.without},
                 "goals": judge((goals or {}).get(point, case.goals), point, here),
             }
         )

@@ -7,10 +7,15 @@ from cases import Case
 from torch import Tensor
 
 
+class NotHere(Exception):
+    """Raised while a contender is made ready: why it cannot run here, or not this case."""
+
+
 class Contender:
     """Made ready for one case; `which` says which of the case's histories belongs to the logits."""
 
     turns = 8  # timed calls per round of the interleaving; 1 marks the slow ones
+    without: tuple[str, ...] = ()  # parameters it does not know, which it is measured without, with less to do
 
     def __init__(self, case: Case):
         self.case, self.params, self.histories = case, case.params, case.histories()
@@ -34,6 +39,9 @@ class Peer(Contender):
     """Others: `scores` is their chain up to the softmax, which is what can be compared with ours."""
 
     turns = 1
+    # Its float32 sums of up to V terms place the end of the nucleus this inexactly, in logits over the temperature.
+    boundary = 1e-3
+    keeps_ties = True  # with the k-th largest; otherwise which of equal tokens stay is chance, and the nucleus another
 
     def scores(self, logits: Tensor, which: int) -> Tensor:
         raise NotImplementedError

@@ -10,7 +10,7 @@ import machine
 import torch
 from cases import Case, trace
 from contenders import prepare
-from interface import Contender
+from interface import Contender, NotHere
 from torch import Tensor
 from verify import check
 
@@ -66,6 +66,7 @@ class Entry:
     name: str  # its column
     contender: Contender
     pool: Pool
+    left_out: dict[str, str] = field(default_factory=dict)  # {name: why} of its case
     samples: list[list[int]] = field(default_factory=list)
 
     def turn(self) -> None:
@@ -78,7 +79,11 @@ class Entry:
 
 
 def entries_of(cases: dict[str, Case], pools: dict[str, Pool] | None = None) -> list[Entry]:
-    """Entries, checked, for every contender of every {point: case}. pools: {point: pool}; None: a common one."""
+    """Entries, checked, for every contender of every {point: case}. pools: {point: pool}; None: a common one.
+
+    A contender that cannot run here, or finds something else than it should, is left out of its case, which
+    `left_out` of the case's other entries tells.
+    """
     if pools is None:
         largest = max(case.row_bytes * case.batch for case in cases.values())
         some = next(iter(cases.values()))
@@ -86,14 +91,23 @@ def entries_of(cases: dict[str, Case], pools: dict[str, Pool] | None = None) -> 
     entries = []
     for point, case in cases.items():
         torch.set_num_threads(case.threads)
-        ready = {name: prepare(name, case) for name in case.contenders}
-        check(case, list(ready.values()), *pools[point].take(case.batch, case.vocab))
-        entries += [Entry(point, name, contender, pools[point]) for name, contender in ready.items()]
+        ready, left_out = {}, {}
+        for name in case.contenders:
+            try:
+                ready[name] = prepare(name, case)
+            except NotHere as why:
+                left_out[name] = str(why)
+        left_out |= check(case, ready, *pools[point].take(case.batch, case.vocab))
+        entries += [
+            Entry(point, name, contender, pools[point], left_out)
+            for name, contender in ready.items()
+            if name not in left_out
+        ]
     return entries
 
 
-def interleave(entries: list[Entry], seconds: float = SECONDS) -> None:
-    """Fills the samples of the entries.
+def interleave(entries: list[Entry], seconds: float = SECONDS, tick=lambda share: None) -> None:
+    """Fills the samples of the entries; tells `tick` between the rounds what share of them is done.
 
     A round is one turn of every slow contender and then eight of every quick one, each lot in an order shuffled anew.
     So a drift of the machine's speed meets all alike, nobody always follows the same other, and over the rounds all
@@ -126,8 +140,10 @@ def interleave(entries: list[Entry], seconds: float = SECONDS) -> None:
             rounds = int(seconds / (perf_counter() - begin))
             for entry in entries:
                 entry.samples.clear()
-            for _ in range(min(max(rounds, MIN_ROUNDS), MAX_ROUNDS)):
+            rounds = min(max(rounds, MIN_ROUNDS), MAX_ROUNDS)
+            for number in range(rounds):
                 one_round()
+                tick((number + 1) / rounds)
     finally:
         gc.enable()
         torch.set_num_threads(1)

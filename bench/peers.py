@@ -2,7 +2,7 @@
 
 import torch
 from cases import Case
-from interface import Peer
+from interface import NotHere, Peer
 from torch import Tensor
 from transformers.generation import logits_process as hf
 
@@ -65,6 +65,8 @@ class Torch(Peer):
 class TorchTopK(Torch):
     """The same, but top-p and the draw see only the k largest: quicker, though ties with the k-th are dropped."""
 
+    keeps_ties = False
+
     def largest(self, logits: Tensor, which: int) -> tuple[Tensor, Tensor]:
         values, ids = self.edited(logits, which).topk(self.params.top_k)
         shares = values.softmax(-1)
@@ -77,3 +79,28 @@ class TorchTopK(Torch):
     def scores(self, logits: Tensor, which: int) -> Tensor:
         values, ids = self.largest(logits, which)
         return torch.full(logits.shape, -INF).scatter_(1, ids, values)
+
+
+class TorchCompile(Torch):
+    """The chain of `Torch`, compiled by torch.compile for the case's shapes."""
+
+    def __init__(self, case: Case):
+        super().__init__(case)
+        # Sixteen cases are sixteen compilations of one function, and dynamo gives up on the eighth.
+        torch._dynamo.reset()
+        # The n-gram ban has `nonzero` in it, where the graph would break otherwise.
+        with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+            self.compiled = torch.compile(super().scores, dynamic=False)
+            try:
+                logits = torch.randn(case.batch, case.vocab).to(case.torch_dtype)
+                with torch.no_grad():
+                    self.compiled(logits, 0)
+            except Exception as error:
+                raise NotHere(f"torch.compile fails: {type(error).__name__}: {first_line(error)}") from error
+
+    def scores(self, logits: Tensor, which: int) -> Tensor:
+        return self.compiled(logits, which)
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")

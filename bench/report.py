@@ -1,4 +1,6 @@
-"""Write the tables in README.md, here and at the top, from results: python bench/report.py [bench/results/*.json]"""
+"""Write the tables and pictures of README.md, here and at the top, from results: make report, or
+python bench/report.py [bench/results/*.json]
+"""
 
 import argparse
 import json
@@ -26,13 +28,21 @@ TOP_POINTS = {  # of the first results, in the README at the top
     },
 }
 
+LEGEND = (
+    "Float32 logits from memory, one thread; medians, with the quartiles as bands. No sampler can be below the dashed "
+    "line, which is one reading of the logits."
+)
+
 # In this order, where a group has them: heading, key of the times or of the ratios.
-TIMES = ("read", "step", "kernel", "sample", "torch", "torch-topk", "transformers")
+TIMES = ("read", "step", "kernel", "sample", "torch", "torch-topk", "torch-compile", "transformers", "llama.cpp")
+PEERS = ("torch", "torch-topk", "torch-compile", "transformers", "llama.cpp")
 RATIOS = {
     "readings": "step / read",
     "torch ÷ step": "torch / step",
     "torch-topk ÷ step": "torch-topk / step",
+    "torch-compile ÷ step": "torch-compile / step",
     "transformers ÷ step": "transformers / step",
+    "llama.cpp ÷ step": "llama.cpp / step",
 }
 
 
@@ -54,10 +64,27 @@ def main() -> None:
         for kind in (False, True)
     )
     if cpu:
-        put(arguments.readme, "\n\n".join(section(results) for results in cpu), BEGIN, END)
+        drawn = show(cpu[0], arguments.readme.parent)
+        put(arguments.readme, "\n\n".join([drawn, *(section(results) for results in cpu)]), BEGIN, END)
         if arguments.readme == README:
             put(TOP, top_table(cpu[0]), BEGIN, END)
     put(arguments.readme, gpu_report.sections(gpu), GPU_BEGIN, GPU_END)
+
+
+def write(results: dict, folder: Path) -> Path:
+    """A report of one run by itself."""
+    path = folder / "report.md"
+    path.write_text(f"# Benchmarks\n\n{show(results, folder)}\n\n{section(results)}\n")
+    return path
+
+
+def show(results: dict, folder: Path) -> str:
+    """Draws the pictures, in folder/pictures; -> the lines that show them in a file in `folder`."""
+    import pictures  # here, as GPU machines may lack matplotlib and have nothing to draw
+
+    drawn = pictures.draw(results, folder / "pictures")
+    lines = [f"![{text}](pictures/{path.name})" for path, text in drawn]
+    return "\n\n".join([*lines, LEGEND] if lines else [])
 
 
 def read(paths: list[Path]) -> list[dict]:
@@ -102,7 +129,28 @@ def section(results: dict) -> str:
         parts += ["### Goals", table(["goal", "asked", "reached", "met"], [goal_cells(goal) for goal in goals])]
     for group, rows in groups.items():
         parts += [f"### {group}", group_table(rows)]
-    return "\n\n".join(parts)
+    return "\n\n".join(
+        [
+            *parts,
+            "### Left out, or measured with less to do",
+            left_out([row for rows in groups.values() for row in rows]),
+        ]
+    )
+
+
+def left_out(rows: list[dict]) -> str:
+    """Who could not be compared with, or only with less to do; each reason once, with the cases it holds for."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for name, why in row.get("left_out", {}).items():
+            reasons.setdefault((name, f"left out: {why}"), []).append(row["point"])
+        for name, parameters in row.get("without", {}).items():
+            reasons.setdefault((name, f"measured without {', '.join(parameters)}"), []).append(row["point"])
+    seen = {name for name, _ in reasons} | {name for row in rows for name in row["times"]}
+    lines = [f"- {name}: not tried when these results were taken" for name in PEERS if name not in seen]
+    for (name, why), points in reasons.items():
+        lines.append(f"- {name}: {why} ({len(points)} of {len(rows)} lines, such as {points[0]})")
+    return "\n".join(lines) or "Nobody."
 
 
 def machine(here: dict) -> str:
@@ -113,6 +161,7 @@ def machine(here: dict) -> str:
         f"Caches {caches}; {here['system']}; {versions}; commit {here['commit']}; {here['date']}; "
         f"GOMP_SPINCOUNT {here['gomp_spincount'] or 'not set'}; load average {here['load']} before the run and "
         f"{here['load_at_the_end']} after it (the run itself makes 1 of it)."
+        + (f" **{here['stopped']}.**" if "stopped" in here else "")
     )
 
 

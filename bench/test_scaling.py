@@ -33,7 +33,7 @@ def test_batch_and_vocab(measure, add_goal, params):
 
 @pytest.mark.parametrize("params", ["topk-topp"])
 def test_history(measure, add_goal, params):
-    names = ("step", "sample", "transformers", "torch", "read")
+    names = ("step", "sample", "transformers", "torch", "llama.cpp", "read")
     points = {f"{params} history={n}": case(params, history=n, contenders=names) for n in HISTORIES}
     entries = measure("History", points, seconds=4)
     for name in ("step", "sample"):
