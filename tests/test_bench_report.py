@@ -17,7 +17,9 @@ RESULTS = sorted((ROOT / "bench" / "results").glob("*cores*.json"))
 pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
 pytestmark = pytest.mark.skipif(not pld.backends()["cpu"], reason="the native library is not built")
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "10000", "PYTHONUNBUFFERED": "1"}
+# Without what says that these tests run in parallel: pytest-benchmark would measure nothing.
+INHERITED = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+ENVIRONMENT = INHERITED | {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "10000", "PYTHONUNBUFFERED": "1"}
 
 
 def python(code: str) -> str:
