@@ -151,6 +151,17 @@ def test_ngrams_of_generated_tokens(backend):
     assert len(set(zip(drawn, drawn[1:]))) == len(drawn) - 1 and max(drawn) > 258
 
 
+def test_a_biased_token_is_counted_once_drawn(backend):
+    """It is known from the start, for its bias, and joins the history with its first draw."""
+    mirror = Mirror(backend, vocab=40, max_batch=1, max_length=30)
+    bias = {5: 9.0, 11: 8.0, 12: -3.0}
+    mirror.add(SamplingParams(logit_bias=bias, frequency_penalty=0.75, presence_penalty=0.5, temperature=0.0), [12])
+    for turn in range(25):
+        mirror.step(normal(1, 40, seed=turn % 2))
+    drawn = mirror.requests[0].tokens[1:]
+    assert drawn[0] in (5, 11) and {5, 11} < set(drawn)
+
+
 def test_empty_rows_do_not_advance(backend):
     mirror = Mirror(backend)
     params = SamplingParams(seed=9)
