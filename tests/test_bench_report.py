@@ -73,7 +73,9 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path):
         "test_trace and greedy or test_history",
     ]
     command += ["-p", "no:cacheprovider", "--bench-results", str(target)]
-    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
+    # A shell's background jobs ignore the signal, and so would what they start.
+    heeds = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, **heeds) as process:
         while not process.stdout.readline().startswith("Real logits"):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
