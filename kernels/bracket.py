@@ -9,7 +9,7 @@ wide on either side.
 import triton
 import triton.language as tl
 
-from .interval import search
+from .interval import LOWEST, search
 from .layout import GROUP
 from .rows import INF, bits_of_groups, sanitise, select_groups, widen
 
@@ -84,7 +84,7 @@ def bracket(
     exact: room for the tokens of EXACT groups. sample: room for SAMPLE tokens.
     """
     high = maximum
-    low = tl.maximum(maximum - _MASSLESS / scale, -3.4028234663852886e38)
+    low = tl.maximum(maximum - _MASSLESS / scale, LOWEST)
     if maximum < INF:
         enough: tl.constexpr = EXACT - EXACT // 4
         top = search(

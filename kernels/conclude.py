@@ -5,7 +5,7 @@ import triton.language as tl
 
 from .decide import mass_above
 from .draw import finish, is_kept
-from .interval import OFF, search, top_p_target
+from .interval import LOWEST, OFF, search, top_p_target
 from .layout import (
     ALL_MASS,
     BRACKET_HIGH,
@@ -82,7 +82,7 @@ def conclude_row(
         if whole:
             array, array_size = float32_array(it, TOUCHED_X), tl.load(it + NUM_TOUCHED).to(tl.int32)
             array_groups = tl.cdiv(vocab, GROUP)
-            low = tl.where(beyond, low, -3.4028234663852886e38)
+            low = tl.where(beyond, low, LOWEST)
         low = search(
             low, high, target, tl.where(whole, 0, upper), -1, row, touched, edited, array_groups, vocab, array,
             array_size, maximum, scale, True, ALIGNED,

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from .bracket import bracket
 from .draw import finish, write
-from .interval import OFF, search, top_p_target
+from .interval import LOWEST, OFF, search, top_p_target
 from .layout import (
     BRACKET_HIGH,
     BRACKET_LOW,
@@ -128,7 +128,7 @@ def decide_row(
         one = tl.full([], 1, tl.int64)
         write(it, header, touched, banned, edited, row_index, token, one, 0.0, vocab, outputs, rows, flags)
     elif has_k | (vocab <= CAPACITY):
-        low = tl.full([], -3.4028234663852886e38, tl.float32)
+        low = tl.full([], LOWEST, tl.float32)
         if has_k & (vocab > CAPACITY):
             low = search(
                 low, maximum, k, 0, k // 4 + 8, row, touched, edited, 0, vocab, sketch, groups, maximum, scale, False,
@@ -161,7 +161,7 @@ def decide_row(
             low, maximum, vocab, uniforms, outputs, rows, flags, ALIGNED, TILE,
         )  # fmt: skip
     else:
-        low = tl.full([], -3.4028234663852886e38, tl.float32)
+        low = tl.full([], LOWEST, tl.float32)
         high = low
         if p != OFF:
             low, high = bracket(

@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from ..tables import EMPTY_ROW, NAN_LOGITS
 from .layout import (
     ALLOWED_COUNT,
     BAD_WORDS_COUNT,
@@ -41,8 +42,8 @@ from .rows import INF, load_untouched
 
 _BLOCK = tl.constexpr(1024)
 _LOG_2 = tl.constexpr(0.6931471805599453)
-_NAN_LOGITS = tl.constexpr(1)
-_EMPTY_ROW = tl.constexpr(2)
+_NAN_LOGITS = tl.constexpr(NAN_LOGITS)
+_EMPTY_ROW = tl.constexpr(EMPTY_ROW)
 
 ADVANCE = tl.constexpr(1)  # bits of `flags`: append what was drawn to the history, and leave the masks zero
 UNIFORMS = tl.constexpr(2)  # the 64 random bits of each row are given
