@@ -137,8 +137,8 @@ class Outputs:
 class Step:
     """The launches of a step over at most `rows` rows, and the workspace they share."""
 
-    def __init__(self, vocab: int, rows: int, device: torch.device, config: Config | None = None):
-        self.vocab, self.device, self.config = vocab, device, config or CONFIG
+    def __init__(self, vocab: int, rows: int, device: torch.device):
+        self.vocab, self.device, self.config = vocab, device, CONFIG
         self.words = layout.workspace_words(vocab, self.config.tile, self.config.capacity)
         self.workspace = torch.zeros(rows * self.words, dtype=torch.int32, device=device)
         self.row_parts = -(-vocab // (32 * self.config.chunk))
