@@ -1,8 +1,9 @@
-"""Where a step's data lies, for the kernels and for the host code that fills it in.
+"""Where a step's data lies, for the kernels.
 
 **The table** holds one request per row, TABLE_WORDS int64 words: its packed parameters (tables.RECORD_FIELDS), then the
-addresses of its arrays and its counters. Addresses instead of one large array, so that a request takes memory for what
-it uses, and so that a captured CUDA graph finds requests that joined after it was captured.
+addresses of its arrays and its counters (tables.STATE_FIELDS); pyllmdecode/requests.py fills it in. Addresses instead
+of one large array, so that a request takes memory for what it uses, and so that a captured CUDA graph finds requests
+that joined after it was captured.
 
 **The workspace** holds what a step needs for one row of the batch, in 32-bit words (`Workspace`). Its two bit masks are
 zero between steps.
@@ -11,42 +12,9 @@ zero between steps.
 import triton
 import triton.language as tl
 
-from ..tables import RECORD_FIELDS, RECORD_SIZE
+from ..tables import RECORD_LAYOUT, TABLE_WORDS, WORD
 
-# Words of a table row after the record.
-STATE_FIELDS = (
-    "tokens",  # address of int32 [length]: the history; -1: outside the vocabulary
-    "low_bytes",  # address of uint8 [length]: the low bytes of the same, which n-gram bans look at first; 0: not kept
-    "touched_ids",  # address of int32 [num_touched]: the distinct tokens that penalties or biases concern
-    "touched_counts",  # address of int32 [num_touched]: how often each was generated; -1: not in the history
-    "touched_bias",  # address of float32 [num_touched]; 0: no biases
-    "touched_x",  # address of float32 [num_touched]: their values after stage 5, written by every step
-    "lists",  # address of int32: ids and masks that the record's *_begin point into (see pyllmdecode/triton.py)
-    "length",
-    "prompt_length",
-    "position",  # the counter of the random stream
-    "num_touched",
-    "penalised",  # 1: drawn tokens join the touched ones
-    "status",  # flags of the history
-    "capacity",  # tokens there is room for: a replayed CUDA graph may go on when nobody looks
-)
-TABLE_WORDS = 32
-assert RECORD_SIZE % 8 == 0 and RECORD_SIZE // 8 + len(STATE_FIELDS) <= TABLE_WORDS
-
-WORD = {name: RECORD_SIZE // 8 + index for index, name in enumerate(STATE_FIELDS)}
-_BYTES = {"Q": 8, "q": 8, "d": 8, "i": 4, "f": 4}
-
-
-def _record_offsets() -> dict[str, int]:
-    """Offset of each field of the record, in units of its own size."""
-    offsets, at = {}, 0
-    for name, code, _, _ in RECORD_FIELDS:
-        offsets[name] = at // _BYTES[code]
-        at += _BYTES[code]
-    return offsets
-
-
-_RECORD = _record_offsets()
+_RECORD = {name: offset // size for name, (offset, size) in RECORD_LAYOUT.items()}  # in units of a field's own size
 _WORDS = tl.constexpr(TABLE_WORDS)
 
 # What the kernels read: int64 words,

@@ -39,7 +39,7 @@ def sample(
     logprobs: "raw" for log-probabilities under the logits as given, "processed" for those under the filtered
         distribution that was drawn from. None: none.
     top_logprobs: how many of the most probable tokens to list, of the same distribution (raw where `logprobs` is None).
-    backend: "auto", "reference", "cpu" or "triton"; see `backends()`.
+    backend: "auto", "reference", "cpu", "triton" or "cuda"; see `backends()`.
     check: raise RowError where a row's status is not 0. Otherwise bad rows are flagged, and change no other row.
 
     ValueError or TypeError before anything is computed if an argument is wrong; the message names row and field.

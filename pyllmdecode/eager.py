@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import cpu, inputs, reference
-from .backends import choose
+from . import cpu, gpu, inputs, reference
+from .backends import ON_GPUS, choose, module
 from .output import SampleOutput, checked
 
 
@@ -23,8 +23,11 @@ def sample(
     top = inputs.check_logprobs(logprobs, top_logprobs)
     chosen = choose(backend, logits.device)
     seeds = inputs.draw_seeds(params)
-    if chosen in ("cpu", "triton"):
-        output = _module(chosen).sample_step(logits, params, seeds, known, prompts, places, bits, logprobs, top)
+    given = logits, params, seeds, known, prompts, places, bits, logprobs, top
+    if chosen == "cpu":
+        output = cpu.sample_step(*given)
+    elif chosen in ON_GPUS:
+        output = gpu.sample_step(module(chosen).Step, *given)
     else:
         rows, lengths = _rows(known, batch)
         places = lengths if places is None else places.tolist()
@@ -44,21 +47,16 @@ def process_logits(logits, params, history, prompt_lengths, backend, out) -> Ten
     if out is not None:
         _check_out(out, logits)
     chosen = choose(backend, logits.device)
-    if chosen in ("cpu", "triton"):
+    if chosen != "reference":
         out = torch.empty(logits.shape, device=logits.device) if out is None else out
-        _module(chosen).process_logits(logits, params, known, prompts, out)
+        if chosen == "cpu":
+            cpu.process_logits(logits, params, known, prompts, out)
+        else:
+            gpu.process_logits(module(chosen).Step, logits, params, known, prompts, out)
         return out
     rows, lengths = _rows(known, batch)
     scores = reference.process_logits(logits, params, rows, lengths if prompts is None else prompts.tolist())
     return scores if out is None else out.copy_(scores)
-
-
-def _module(backend: str):
-    if backend == "cpu":
-        return cpu
-    from . import triton  # imports Triton, which takes a moment
-
-    return triton
 
 
 def _check_out(out: Tensor, logits: Tensor) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from . import inputs, ops
-from .backends import choose
+from .backends import ON_GPUS, choose, module
 from .output import SampleOutput, checked
 from .params import SamplingParams, check_vocab
 
@@ -38,13 +38,17 @@ class Sampler:
         self.max_length = _positive("max_length", max_length)
         self.device = _with_index(torch.device(device))
         self.backend = choose(backend, self.device)
-        if self.backend == "cpu":
-            from .sampler_cpu import State
-        elif self.backend == "triton":
-            from .sampler_triton import State
+        sizes = self.vocab_size, self.max_batch, self.max_length, self.device
+        if self.backend in ON_GPUS:
+            from .sampler_gpu import State
+
+            self._state = State(*sizes, module(self.backend))
         else:
-            from .sampler_reference import State
-        self._state = State(self.vocab_size, self.max_batch, self.max_length, self.device)
+            if self.backend == "cpu":
+                from .sampler_cpu import State
+            else:
+                from .sampler_reference import State
+            self._state = State(*sizes)
         self._params: dict[int, SamplingParams] = {}
         self._active: tuple[int, ...] = ()
         self._handle = ops.handle(self)

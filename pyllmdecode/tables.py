@@ -1,7 +1,7 @@
 """Constants that more than one language needs, in one place.
 
 `csrc/common/tables.h` is generated from this module (``python -m pyllmdecode.tables > csrc/common/tables.h``; a test
-holds the two together); the reference and the Triton kernels import it. It imports nothing but the standard library.
+holds the two together); the reference and the GPU backends import it. It imports nothing but the standard library.
 """
 
 import struct
@@ -65,6 +65,39 @@ RECORD_SIZE = struct.calcsize(RECORD_FORMAT)
 NO_TOP_P = (1 << 64) - 1  # the record's top_p when the filter is off
 
 
+def _record_layout() -> dict[str, tuple[int, int]]:
+    layout, at = {}, 0
+    for name, code, _, _ in RECORD_FIELDS:
+        size = struct.calcsize("<" + code)
+        layout[name] = at, size
+        at += size
+    return layout
+
+
+RECORD_LAYOUT = _record_layout()  # name -> (offset, size) in bytes
+
+# A request on a GPU is TABLE_WORDS int64 words: its record, then these, (name, C type, meaning), each a word.
+STATE_FIELDS = (
+    ("tokens", "int32_t*", "[length] the history; -1: outside the vocabulary"),
+    ("low_bytes", "uint8_t*", "[length] their low bytes, for n-gram bans, in aligned units of 16; null: not kept"),
+    ("touched_ids", "int32_t*", "[num_touched] the distinct tokens that penalties or biases concern"),
+    ("touched_counts", "int32_t*", "[num_touched] how often each was generated; -1: not in the history"),
+    ("touched_bias", "float*", "[num_touched]; null: no biases"),
+    ("touched_x", "float*", "[num_touched] their values after stage 5, written by every step"),
+    ("lists", "const int32_t*", "what the record's *_begin point into"),
+    ("length", "int64_t", ""),
+    ("prompt_length", "int64_t", ""),
+    ("position", "int64_t", "the counter of the random stream"),
+    ("num_touched", "int64_t", ""),
+    ("penalised", "int64_t", "1: drawn tokens join the touched ones"),
+    ("status", "int64_t", "flags of the history"),
+    ("capacity", "int64_t", "tokens there is room for: a replayed CUDA graph may go on when nobody looks"),
+)
+TABLE_WORDS = 32
+WORD = {name: RECORD_SIZE // 8 + index for index, (name, _, _) in enumerate(STATE_FIELDS)}
+assert RECORD_SIZE % 8 == 0 and RECORD_SIZE // 8 + len(STATE_FIELDS) <= TABLE_WORDS
+
+
 def header() -> str:
     """Text of csrc/common/tables.h."""
     lines = [
@@ -95,15 +128,26 @@ def header() -> str:
         lines.append(f"constexpr uint32_t kPhiloxW{index} = {PHILOX_WEYL[index]:#010x}u;")
     lines.append(f"constexpr uint64_t kNoTopP = {NO_TOP_P:#x}ull;")
     lines += ["", "// The parameters of one row, as Python packs them.", "struct RowParams {"]
-    for name, _, ctype, meaning in RECORD_FIELDS:
-        lines.append(f"  {ctype} {name};" + (f"  // {meaning}" if meaning else ""))
+    lines += [_member(name, ctype, meaning) for name, _, ctype, meaning in RECORD_FIELDS]
+    lines += ["};", f"static_assert(sizeof(RowParams) == {RECORD_SIZE});", ""]
+    unused = TABLE_WORDS - RECORD_SIZE // 8 - len(STATE_FIELDS)
     lines += [
+        "// A request on a GPU. Its lists have another form than the fields of RowParams say, which is the CPU's: see",
+        "// _records in pyllmdecode/requests.py. It has no pairs of biases there, but touched_bias.",
+        "struct Request {",
+        _member("params", "RowParams", ""),
+        *(_member(*field) for field in STATE_FIELDS),
+        _member(f"unused[{unused}]", "int64_t", ""),
         "};",
-        f"static_assert(sizeof(RowParams) == {RECORD_SIZE});",
+        f"static_assert(sizeof(Request) == {8 * TABLE_WORDS});",
         "",
         "}  // namespace pld",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _member(name: str, ctype: str, meaning: str) -> str:
+    return f"  {ctype} {name};" + (f"  // {meaning}" if meaning else "")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,16 @@
-"""The Triton backend's host side: requests as the kernels read them, a workspace, and the launches of a step.
+"""The Triton backend's host side (see gpu.py): a workspace, and the launches of a step.
 
 Without a GPU the kernels run in Triton's interpreter where the environment variable TRITON_INTERPRET=1 was set before
 the import: far slower than the CPU backend, and meant for tests.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import triton
 from torch import Tensor
 
-from .inputs import History
+from .gpu import Outputs, most_probable, sanitised, temperatures
 from .kernels import layout
 from .kernels.draw import ADVANCE, UNIFORMS, advance
 from .kernels.edits import edits
@@ -20,9 +18,8 @@ from .kernels.logprobs import raw_logprobs
 from .kernels.process_logits import process_logits as process_logits_kernel
 from .kernels.sample_step import conclude, decide, masses, scan
 from .output import SampleOutput
-from .params import FLOAT32_MAX, LOG2_E, SamplingParams
+from .tables import MASS_BITS
 from .triton_launch import INTERPRETED, launcher
-from .triton_requests import Requests, build
 
 HISTORY_SHARE = 8192  # tokens of history per program of `edits`, two of its blocks
 TOUCHED_SHARE = 8192  # touched tokens per program: as many as a program of `scan` reads of the row
@@ -61,81 +58,8 @@ def describe() -> str:
     return f"Triton {triton.__version__} on {torch.cuda.get_device_name()}."
 
 
-def sample_step(
-    logits: Tensor,
-    params: Sequence[SamplingParams],
-    seeds: list[int],
-    history: History,
-    prompt_lengths: np.ndarray | None,
-    positions: np.ndarray | None,
-    uniforms: np.ndarray | None,
-    logprobs: str | None,
-    top_logprobs: int,
-) -> SampleOutput:
-    """Draws a token for every row; the arguments have been checked (inputs.py)."""
-    batch, vocab = logits.shape
-    requests = _stateless(logits, params, seeds, history, prompt_lengths, positions)
-    step, outputs = Step(vocab, batch, logits.device), Outputs(batch, logits.device)
-    bits = None if uniforms is None else torch.from_numpy(uniforms).to(logits.device)
-    slots = torch.arange(batch, device=logits.device)
-    room = requests.tokens.shape[1]
-    step.run(logits, slots, requests.table, outputs, bits, room, requests.touched, advance=False, decided=False)
-    return step.output(logits, slots, requests.table, outputs, logprobs, top_logprobs, requests.touched)
-
-
-def process_logits(
-    logits: Tensor, params: Sequence[SamplingParams], history: History, prompt_lengths: np.ndarray | None, out: Tensor
-) -> None:
-    """Writes the processed logits of every row to `out`, float32 [B, V], which may be `logits` itself."""
-    batch, vocab = logits.shape
-    requests = _stateless(logits, params, [0] * batch, history, prompt_lengths, None)
-    step, outputs = Step(vocab, batch, logits.device), Outputs(batch, logits.device)
-    slots = torch.arange(batch, device=logits.device)
-    room = requests.tokens.shape[1]
-    step.run(logits, slots, requests.table, outputs, None, room, requests.touched, advance=False, decided=False)
-    step.write_scores(logits, out, slots, requests.table, outputs, requests.touched, divide=True)
-
-
-def _stateless(
-    logits: Tensor,
-    params: Sequence[SamplingParams],
-    seeds: list[int],
-    history: History,
-    prompt_lengths: np.ndarray | None,
-    positions: np.ndarray | None,
-) -> Requests:
-    device = logits.device
-    lengths = torch.from_numpy(history.lengths).to(device)
-    if history.padded:
-        ids = history.ids.to(torch.int64)
-        places = torch.arange(1, ids.shape[1] + 1, device=device)
-        lengths = torch.where(ids != -1, places, 0).amax(1) if ids.numel() else lengths
-    else:
-        longest = int(history.lengths.max(initial=0))
-        places = torch.arange(longest, device=device)
-        at = torch.from_numpy(history.begins).to(device)[:, None] + torch.where(places < lengths[:, None], places, 0)
-        ids = history.ids[at]
-
-    def given(values, otherwise):
-        return otherwise if values is None else torch.from_numpy(values).to(device)
-
-    prompts, places = given(prompt_lengths, lengths), given(positions, lengths)
-    return build(params, seeds, logits.shape[1], ids, lengths, prompts, places, ids.shape[1])
-
-
-class Outputs:
-    """What `kernels/draw.py` writes for a number of rows: one allocation, and its parts."""
-
-    def __init__(self, rows: int, device: torch.device):
-        self.memory = torch.empty(3 * rows, dtype=torch.int64, device=device)
-        words = self.memory[2 * rows :].view(torch.int32)
-        self.token_ids, self.kept = self.memory[:rows], self.memory[rows : 2 * rows]
-        self.status, self.logprobs = words[:rows], words[rows:].view(torch.float32)
-        self.bare = SampleOutput(self.token_ids, None, None, None, self.kept, self.status)
-
-
 class Step:
-    """The launches of a step over at most `rows` rows, and the workspace they share."""
+    """The launches of a step, and the workspace they share."""
 
     def __init__(self, vocab: int, rows: int, device: torch.device):
         self.vocab, self.device, self.config = vocab, device, CONFIG
@@ -151,24 +75,37 @@ class Step:
         table: Tensor,
         outputs: Outputs,
         uniforms: Tensor | None,
+        logprobs: str | None,
+        top: int,
+        *,
         history: int,
         touched: int,
         advance: bool,
         decided: bool,
-    ) -> None:
-        """Stages 1 to 10. uniforms: int64 [B]. history, touched: the most of either that a request has room for.
+    ) -> SampleOutput:
+        # A list of processed log-probabilities is made from what the end of a step clears.
+        later = top > 0 and logprobs == "processed"
+        self._run(logits, slots, table, outputs, uniforms, history, touched, advance and not later, decided)
+        if logprobs is None and not top:
+            return outputs.bare
+        sums = None if logprobs == "processed" else self._raw_logprobs(logits, outputs)
+        result = outputs.bare if logprobs is None else outputs.bare._replace(logprobs=outputs.logprobs)
+        if not top:
+            return result
+        if sums is None:
+            ids, values = self._most_probable(logits, slots, table, outputs, top, touched)
+            if advance:
+                self._advance(slots, table, outputs)
+        else:
+            maximum, log_sum = sums.double().unbind(1)
+            ids, values = most_probable(sanitised(logits), maximum, log_sum, torch.ones_like(log_sum), top)
+        return result._replace(top_ids=ids, top_logprobs=values)
 
-        advance: append to the histories. decided: no row needs its masses summed (see kernels/sample_step.py).
-        """
-        rows, config = len(slots), self.config
-        if rows == 0:
-            return
-        merged = rows * self._parts(touched) <= config.merged
-        self.launch(
-            *self._launches(
-                logits, is_aligned(logits), merged, slots, table, outputs, uniforms, history, touched, advance, decided
-            )
-        )
+    def process_logits(
+        self, logits: Tensor, out: Tensor, slots: Tensor, table: Tensor, outputs: Outputs, *, history: int, touched: int
+    ) -> None:
+        self._run(logits, slots, table, outputs, None, history, touched, advance=False, decided=False)
+        self._write_scores(logits, out, slots, table, outputs, touched, divide=True)
 
     def warm_up(self, dtype: torch.dtype, table: Tensor) -> None:
         """Compiles all that `run` may launch for logits of this type."""
@@ -182,6 +119,20 @@ class Step:
                     given, aligned, merged, slots, table, outputs, None, 1, 1, advance=True, decided=False
                 ):
                     self.launch.compile(*launch)
+
+    def _run(
+        self, logits, slots, table, outputs, uniforms, history: int, touched: int, advance: bool, decided: bool
+    ) -> None:
+        """Stages 1 to 10. decided: nobody needs the launches that follow `decide` (see kernels/sample_step.py)."""
+        rows = len(slots)
+        if rows == 0:
+            return
+        merged = rows * self._parts(touched) <= self.config.merged
+        self.launch(
+            *self._launches(
+                logits, is_aligned(logits), merged, slots, table, outputs, uniforms, history, touched, advance, decided
+            )
+        )
 
     def _parts(self, touched: int) -> int:
         return self.row_parts + -(-touched // TOUCHED_SHARE)
@@ -209,29 +160,7 @@ class Step:
                 launches.append((conclude, rows, warps, common, (aligned, tile, capacity)))
         return launches
 
-    def output(
-        self,
-        logits: Tensor,
-        slots: Tensor,
-        table: Tensor,
-        outputs: Outputs,
-        logprobs: str | None,
-        top: int,
-        touched: int,
-    ) -> SampleOutput:
-        """The step's output, with log-probabilities as asked. Before another step writes to the same rows."""
-        result = SampleOutput(outputs.token_ids, None, None, None, outputs.kept, outputs.status)
-        if logprobs == "processed":
-            result = result._replace(logprobs=outputs.logprobs)
-        elif logprobs == "raw":
-            self.raw_logprobs(logits, outputs)
-            result = result._replace(logprobs=outputs.logprobs)
-        if top:
-            ids, values = self.most_probable(logits, slots, table, outputs, logprobs, top, touched)
-            result = result._replace(top_ids=ids, top_logprobs=values)
-        return result
-
-    def raw_logprobs(self, logits: Tensor, outputs: Outputs) -> Tensor:
+    def _raw_logprobs(self, logits: Tensor, outputs: Outputs) -> Tensor:
         """Log-probabilities of the drawn tokens into `outputs`; -> float32 [B, 2], see kernels/logprobs.py."""
         sums = torch.empty(len(logits), 2, device=self.device)
         if len(logits):
@@ -239,72 +168,35 @@ class Step:
             self.launch((raw_logprobs, len(logits), self.config.warps, arguments, (is_aligned(logits),)))
         return sums
 
-    def write_scores(
+    def _write_scores(
         self, logits: Tensor, out: Tensor, slots: Tensor, table: Tensor, outputs: Outputs, touched: int, divide: bool
     ) -> None:
         """After a run without `advance`: what is kept, over the temperature if `divide`, and -inf elsewhere."""
         rows, config = len(slots), self.config
         if rows == 0:
             return
-        parts = self.row_parts + -(-touched // TOUCHED_SHARE)
+        parts = self._parts(touched)
         arguments = (logits, logits.stride(0), out, out.stride(0), self.vocab, slots, table, self.workspace)
         arguments += (outputs.token_ids, int(divide), self.row_parts, parts)
         sizes = (is_aligned(logits) and is_aligned(out), config.chunk, config.tile, config.capacity)
         self.launch((process_logits_kernel, rows * parts, config.warps, arguments, sizes))
 
-    def advance(self, slots: Tensor, table: Tensor, outputs: Outputs) -> None:
+    def _advance(self, slots: Tensor, table: Tensor, outputs: Outputs) -> None:
         """Ends a run that was made without `advance`."""
         if len(slots):
             arguments = (slots, table, self.workspace, outputs.token_ids, self.vocab)
             self.launch((advance, len(slots), 4, arguments, (self.config.tile, self.config.capacity)))
 
-    @torch.no_grad()
-    def most_probable(
-        self,
-        logits: Tensor,
-        slots: Tensor,
-        table: Tensor,
-        outputs: Outputs,
-        logprobs: str | None,
-        count: int,
-        touched: int,
+    def _most_probable(
+        self, logits: Tensor, slots: Tensor, table: Tensor, outputs: Outputs, count: int, touched: int
     ) -> tuple[Tensor, Tensor]:
-        """ids int64 and logprobs float32 [B, count] of the most probable tokens, ties by lowest id, in plain torch.
-
-        After a run without `advance`.
-        """
-        if logprobs == "processed":
-            x = torch.empty(logits.shape, device=self.device)
-            self.write_scores(logits, x, slots, table, outputs, touched, divide=False)
-            rows = self.workspace.view(-1, self.words)[: len(slots)]
-            maximum = rows.view(torch.float32)[:, layout.MAXIMUM.value].double()
-            sums = (rows.view(torch.int64)[:, layout.KEPT_MASS.value].double() * 2.0**-40).log()
-            temperature = table[slots, layout.TEMPERATURE.value].view(torch.float64)
-            sums = torch.where(temperature == 0, 0.0, sums)
-            temperature = torch.where(temperature == 0, 1.0, temperature).clamp(min=LOG2_E / FLOAT32_MAX)
-        else:
-            x = logits.to(torch.float32)
-            x = torch.where(x == x, x, -torch.inf)
-            maximum, sums = self.raw_logprobs(logits, outputs).double().unbind(1)
-            temperature = torch.ones_like(sums)
-        ids = _largest(x, min(count, self.vocab))
-        x = x.gather(1, ids)
-        ids = torch.where(x > -torch.inf, ids, -1)
-        maximum = maximum[:, None]
-        d = torch.where(x == maximum, 0.0, x.double() - maximum)
-        d = torch.where((x == maximum) | (x - maximum.float() > -torch.inf), d, -torch.inf)
-        values = (d / temperature[:, None] - sums[:, None]).float()
-        values = torch.where(ids >= 0, values, -torch.inf)
-        more = (0, count - ids.shape[1])
-        return torch.nn.functional.pad(ids, more, value=-1), torch.nn.functional.pad(values, more, value=-torch.inf)
-
-
-def _largest(x: Tensor, count: int) -> Tensor:
-    """Ids int64 [B, count] by falling x, then rising id: the key of x in the high word, the id in the low one."""
-    bits = torch.where(x == 0, 0.0, x).view(torch.int32)
-    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(torch.int64) << 32
-    keys |= 0xFFFFFFFF - torch.arange(x.shape[1], device=x.device)
-    return 0xFFFFFFFF - (keys.topk(count).values & 0xFFFFFFFF)
+        """Of the processed distribution. After a run without `advance`."""
+        x = torch.empty(logits.shape, device=self.device)
+        self._write_scores(logits, x, slots, table, outputs, touched, divide=False)
+        rows = self.workspace.view(-1, self.words)[: len(slots)]
+        maximum = rows.view(torch.float32)[:, layout.MAXIMUM.value].double()
+        log_sum = (rows.view(torch.int64)[:, layout.KEPT_MASS.value].double() * 2.0**-MASS_BITS).log()
+        return most_probable(x, maximum, log_sum, temperatures(table, slots), count)
 
 
 def is_aligned(logits: Tensor) -> bool:

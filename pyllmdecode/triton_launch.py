@@ -7,10 +7,6 @@ from triton import knobs
 INTERPRETED = knobs.runtime.interpret
 
 
-def is_capturing(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-
-
 class _Interpreter:
     """Both classes are called with launches: (kernel, programs, warps, arguments, constants)."""
 

@@ -22,7 +22,8 @@ from triton.compiler import ASTSource
 
 from pyllmdecode import triton as host
 from pyllmdecode import triton_launch
-from pyllmdecode.kernels.layout import TABLE_WORDS
+from pyllmdecode.gpu import Outputs
+from pyllmdecode.tables import TABLE_WORDS
 
 POINTERS = {torch.int64: "*i64", torch.int32: "*i32", torch.float32: "*fp32"}
 POINTERS |= {torch.float16: "*fp16", torch.bfloat16: "*bf16"}
@@ -43,13 +44,14 @@ def variants(dtype: torch.dtype, vocab: int = 128256):
 
     triton_launch._launchers[torch.device("cpu")] = Recorder()
     table = torch.zeros(64, TABLE_WORDS, dtype=torch.int64)
-    step, outputs = host.Step(vocab, 1, torch.device("cpu")), host.Outputs(1, torch.device("cpu"))
+    step, outputs = host.Step(vocab, 1, torch.device("cpu")), Outputs(1, torch.device("cpu"))
     step.warm_up(dtype, table)
     slots, scores = torch.zeros(1, dtype=torch.int64), torch.empty(1, vocab)
     for logits in (torch.zeros(1, vocab, dtype=dtype), torch.zeros(1, vocab + 8, dtype=dtype)[:, 1 : vocab + 1]):
-        step.raw_logprobs(logits, outputs)
-        step.write_scores(logits, scores, slots, table, outputs, 1, divide=True)
-    step.advance(slots, table, outputs)
+        given, room = (slots, table, outputs), {"history": 1, "touched": 1}
+        for logprobs in ("raw", "processed"):
+            step.run(logits, *given, None, logprobs, 1, **room, advance=True, decided=False)
+        step.process_logits(logits, scores, *given, **room)
     return launches
 
 

@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 import pyllmdecode as pld
-from pyllmdecode import SamplingParams, sampler_triton, triton_launch
+from pyllmdecode import SamplingParams, sampler_gpu, triton_launch
 from pyllmdecode import triton as host
 
 VOCAB, BATCH, LENGTH = 10_000, 100, 4096
@@ -64,7 +64,7 @@ def pretend():
     device = torch.device("cpu")
     triton_launch._launchers[device] = triton_launch._Device(device)
     host.INTERPRETED = True  # tensors are on the CPU
-    sampler_triton.is_capturing = lambda device: False
+    sampler_gpu.is_capturing = lambda device: False
     torch.cuda.current_device = lambda: None  # the index of torch.device("cpu")
     torch.cuda.device = lambda device: contextlib.nullcontext()
     torch._C._cuda_getCurrentRawStream = lambda index: 0

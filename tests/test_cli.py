@@ -164,7 +164,6 @@ def test_help_explains_every_field(capsys):
         (["--max-new-tokens", "0"], "max_new_tokens"),
         (["--max-new-tokens", "1000"], "max_new_tokens"),
         (["--backend", "abacus"], "backend"),
-        (["--backend", "cuda"], "backend"),
         (["--model", "/nowhere"], "model"),
         (["--chat"], "chat template"),
         (["--nonsense"], "--nonsense"),

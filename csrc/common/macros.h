@@ -3,8 +3,16 @@
 
 #ifdef __CUDACC__
 #define PLD_HD __host__ __device__ inline
+#define PLD_DEVICE __device__ inline
+#define PLD_CALL __device__ __noinline__  // once in the code, however often it is used
+#define PLD_UNROLL _Pragma("unroll")
+#define PLD_ROLLED _Pragma("unroll 1")  // short code rather than fast code
 #else
 #define PLD_HD inline
+#define PLD_DEVICE inline  // csrc/cuda on threads of the CPU
+#define PLD_CALL
+#define PLD_UNROLL
+#define PLD_ROLLED
 #endif
 
 // Each instruction set's objects compile the same headers under their own namespace: otherwise the linker would keep

@@ -6,15 +6,18 @@
 //   first_at(x)        lowest id whose value is x
 //   focus(t)           keep x >= t in focus
 //   focus_on_top(k)    drop tokens that are surely not among the k largest; as many as is cheap
-//   focus_on_mass(rule, safe)  drop tokens that are surely below TopP's threshold: all below `safe`, more where it is
-//   cheap threshold(rule)    largest t at which the tokens x >= t in focus are enough for the rule (interval.h)
+//   focus_on_mass(rule, low)  drop tokens that are surely below TopP's threshold, which is at least `low`; as many as
+//   is
+//                      cheap
+//   threshold(rule)    largest t at which the tokens x >= t in focus are enough for the rule (interval.h)
 //   above(t)           count and mass of x >= t in focus, for t = threshold(rule)
 //   mass_for(p)        bounds of the mass in focus, where TopP of p follows; as tight as is cheap
 //   exact_mass()       the same, exactly
 //   count()            how many tokens are in focus
 //   draw(u)            first id, in id order, at which the running mass in focus exceeds high64(u * its total)
 //
-// The CPU's Row is csrc/cpu/row.h.
+// The CPU's Row is csrc/cpu/row.h, that of a cluster of thread blocks csrc/cuda/row.h. The latter runs this in every
+// thread of the cluster: all get the same answers, and so take the same way.
 #pragma once
 
 #include "interval.h"
@@ -32,8 +35,7 @@ PLD_HD float nucleus(Row& row, float low, const RowParams& params) {
   MassBounds total = row.mass_for(params.top_p);
   for (;;) {
     const TopP rule{total.low, params.top_p};
-    const float safe = lowest_with_exponent(rule.safe_exponent(row.vocab()), row.last_maximum(), params.scale);
-    row.focus_on_mass(rule, safe > low ? safe : low);
+    row.focus_on_mass(rule, low);
     const float t = row.threshold(rule);
     // A larger total can only lower the threshold, and does not if what is kept now is enough for the largest.
     if (total.low == total.high || TopP{total.high, params.top_p}.enough(row.above(t))) return t;

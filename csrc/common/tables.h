@@ -50,4 +50,26 @@ struct RowParams {
 };
 static_assert(sizeof(RowParams) == 104);
 
+// A request on a GPU. Its lists have another form than the fields of RowParams say, which is the CPU's: see
+// _records in pyllmdecode/requests.py. It has no pairs of biases there, but touched_bias.
+struct Request {
+  RowParams params;
+  int32_t* tokens;  // [length] the history; -1: outside the vocabulary
+  uint8_t* low_bytes;  // [length] their low bytes, for n-gram bans, in aligned units of 16; null: not kept
+  int32_t* touched_ids;  // [num_touched] the distinct tokens that penalties or biases concern
+  int32_t* touched_counts;  // [num_touched] how often each was generated; -1: not in the history
+  float* touched_bias;  // [num_touched]; null: no biases
+  float* touched_x;  // [num_touched] their values after stage 5, written by every step
+  const int32_t* lists;  // what the record's *_begin point into
+  int64_t length;
+  int64_t prompt_length;
+  int64_t position;  // the counter of the random stream
+  int64_t num_touched;
+  int64_t penalised;  // 1: drawn tokens join the touched ones
+  int64_t status;  // flags of the history
+  int64_t capacity;  // tokens there is room for: a replayed CUDA graph may go on when nobody looks
+  int64_t unused[5];
+};
+static_assert(sizeof(Request) == 256);
+
 }  // namespace pld

@@ -1,4 +1,5 @@
 // Stages 1 to 9 of one row written out: x / temperature for the tokens that are kept, -inf for the others.
+#include "../common/logprob.h"
 #include "row.h"
 
 PLD_BEGIN
@@ -11,9 +12,7 @@ void process_logits(const RowInput& in, Scratch& scratch, float* out) {
   edits.collect();
   Row<T> row(in, in.params->scale, &edits, scratch);
   const Interval interval = find_interval(row, *in.params);
-  // Float32 has no positive number below 2^-149 and none above the largest finite one.
-  const double t = in.params->temperature;
-  const float temperature = t == 0 ? 1.0f : t < 0x1p-149 ? 0x1p-149f : t > 0x1.fffffep127 ? 0x1.fffffep127f : float(t);
+  const float temperature = divisor(in.params->temperature);
   const auto keep = [&](float x) { return x >= interval.low ? x / temperature : -infinity(); };
   const int64_t chosen = interval.greedy ? row.first_at(interval.low) : -1;
   for (int64_t tile = 0; tile < row.tiles().size(); ++tile) {

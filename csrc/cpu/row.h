@@ -83,10 +83,12 @@ class Row {
   }
 
   // Unless the candidates are already the right ones.
-  void focus_on_mass(const TopP& rule, float safe) {
+  void focus_on_mass(const TopP& rule, float low) {
     const bool low_enough = focused_ && rule.enough(total());
     const bool high_enough = head_.count == 0 || !rule.enough(above(next_above(high_)));
-    if (!low_enough || !high_enough) collect(safe);
+    if (low_enough && high_enough) return;
+    const float safe = lowest_with_exponent(rule.safe_exponent(vocab()), of_.maximum, scale_);
+    collect(safe > low ? safe : low);
   }
 
   void focus(float t) {

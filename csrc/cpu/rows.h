@@ -4,11 +4,11 @@
 
 #include <cstdint>
 
+#include "../common/dtype.h"
 #include "../common/tables.h"
 
 namespace pld {
 
-enum class DType : int32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 enum class Logprobs : int32_t { kNone = 0, kRaw = 1, kProcessed = 2 };
 
 constexpr int64_t kTile = 1024;  // tokens; a multiple of 64 vectors of every instruction set

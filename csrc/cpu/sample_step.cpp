@@ -1,30 +1,10 @@
 // One decoding step of one row: stages 1 to 10, and the log-probabilities that were asked for.
-#include <cmath>
-
+#include "../common/logprob.h"
 #include "most_probable.h"
 
 PLD_BEGIN
 
 namespace {
-
-constexpr float kLog2E = 1.44269504088896340736f;
-constexpr double kLeastTemperature = 1.44269504088896340736 / 0x1.fffffep127;
-
-// Natural logarithm of a token's probability: of exponent (x - maximum) / temperature, and the mass of all.
-struct Normaliser {
-  float maximum;
-  double temperature, log_total;
-  Normaliser(float maximum, double temperature, uint64_t mass)
-      : maximum(maximum),
-        // The scale, log2(e) / temperature, is at most the largest float32.
-        temperature(temperature < kLeastTemperature ? kLeastTemperature : temperature),
-        log_total(std::log(std::ldexp(double(mass), -kMassBits))) {}
-  float logprob(float x) const {
-    if (x != maximum && x - maximum == -infinity()) return -infinity();  // no mass: too far below for float32
-    const double d = x == maximum ? 0.0 : double(x) - double(maximum);
-    return float(d / temperature - log_total);
-  }
-};
 
 template <class T>
 void list_top(Row<T>& row, float low, const Normaliser* of, const RowRequest& request, Scratch& scratch,

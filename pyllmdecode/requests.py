@@ -1,4 +1,4 @@
-"""Requests as the Triton kernels read them (kernels/layout.py): one table row each, and the arrays it points to."""
+"""Requests as GPU kernels read them (csrc/common/tables.h, Request): a table row each, and the arrays it points to."""
 
 from array import array
 from collections.abc import Sequence
@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .kernels.layout import TABLE_WORDS, WORD
 from .params import SamplingParams, float32_bits, pack_rows
-from .tables import BAD_HISTORY_ID, RECORD_FIELDS, RECORD_SIZE
+from .tables import BAD_HISTORY_ID, RECORD_LAYOUT, RECORD_SIZE, TABLE_WORDS, WORD
+
+LOW_BYTES_UNIT = 16  # the CUDA kernel reads so many low bytes at a time, aligned, the last of them in whole as well
 
 
 class Requests(NamedTuple):
@@ -49,7 +50,7 @@ def build(
     tokens[:, : ids.shape[1]] = torch.where(inside, ids, -1)
     records, lists = _records(params, seeds, vocab)
     lists = torch.from_numpy(lists).to(device)
-    low_bytes = tokens.to(torch.uint8) if any(one.no_repeat_ngram_size > 1 for one in params) else None
+    low_bytes = _low_bytes(tokens, ids.shape[1]) if any(one.no_repeat_ngram_size > 1 for one in params) else None
     generated = inside & (places >= prompt_lengths[:, None])
     arrays, num_touched, room = _touched(params, vocab, ids, inside, generated, capacity)
 
@@ -75,6 +76,15 @@ def idle() -> Tensor:
     words = np.zeros((1, TABLE_WORDS), np.int64)
     words[:, : RECORD_SIZE // 8] = pack_rows([SamplingParams(temperature=0.0)], [0])[0].view(np.int64)
     return torch.from_numpy(words[0])
+
+
+def _low_bytes(tokens: Tensor, length: int) -> Tensor:
+    """uint8 [B, a multiple of LOW_BYTES_UNIT]: of the first `length` tokens, then zeros."""
+    room = -(-tokens.shape[1] // LOW_BYTES_UNIT) * LOW_BYTES_UNIT
+    low_bytes = torch.zeros(len(tokens), room, dtype=torch.uint8, device=tokens.device)
+    assert low_bytes.data_ptr() % LOW_BYTES_UNIT == 0  # torch aligns to 64 bytes on CPUs, to 512 on GPUs
+    low_bytes[:, :length] = tokens[:, :length]
+    return low_bytes
 
 
 _ARRAYS = ("touched_ids", "touched_counts", "touched_x", "touched_bias")
@@ -141,7 +151,7 @@ def _records(params: Sequence[SamplingParams], seeds: Sequence[int], vocab: int)
             if fields is None:
                 fields = packed[id(one)] = _lists(one, vocab, lists)
             for name, value in fields.items():
-                offset, size = _OFFSETS[name]
+                offset, size = RECORD_LAYOUT[name]
                 records[row, offset : offset + size] = np.frombuffer(value.to_bytes(size, "little", signed=True), "u1")
     return records, np.frombuffer(lists, np.int32).copy()
 
@@ -169,15 +179,3 @@ def _lists(params: SamplingParams, vocab: int, lists: array) -> dict[str, int]:
     fields |= {"eos_begin": len(lists), "eos_count": len(eos)}
     lists.extend(eos)
     return fields
-
-
-def _field_offsets() -> dict[str, tuple[int, int]]:
-    offsets, at = {}, 0
-    for name, code, _, _ in RECORD_FIELDS:
-        size = 8 if code in "Qqd" else 4
-        offsets[name] = at, size
-        at += size
-    return offsets
-
-
-_OFFSETS = _field_offsets()

@@ -1,19 +1,23 @@
-"""A sampler's state for the Triton backend: a table of requests on the device, which the kernels read and advance."""
+"""A sampler's state for the GPU backends: a table of requests on the device, which the kernels read and advance."""
 
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .kernels.layout import WORD
+from .gpu import Outputs
 from .output import SampleOutput
 from .params import SamplingParams
-from .triton import Outputs, Step
-from .triton_launch import is_capturing
-from .triton_requests import Requests, build, idle
+from .requests import Requests, build, idle
+from .tables import WORD
 
 KEPT_SELECTIONS = 64  # tuples of slots whose indices stay on the device
+
+
+def is_capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 class Selection(NamedTuple):
@@ -26,11 +30,13 @@ class Selection(NamedTuple):
 
 
 class State:
-    def __init__(self, vocab_size: int, max_batch: int, max_length: int, device: torch.device):
+    """backend: its host side, triton.py or cuda.py (see gpu.py)."""
+
+    def __init__(self, vocab_size: int, max_batch: int, max_length: int, device: torch.device, backend: ModuleType):
         self.vocab_size, self.max_length, self.device = vocab_size, max_length, device
         self.idle = idle().to(device)
         self.table = self.idle.repeat(max_batch, 1)
-        self.kernels = Step(vocab_size, max_batch, device)
+        self.kernels = backend.Step(vocab_size, max_batch, device)
         self.requests: dict[int, Requests] = {}  # keeps the addresses in the table alive
         self.decided = np.zeros(max_batch, bool)
         self.outputs: dict[int, Outputs] = {}
@@ -80,20 +86,26 @@ class State:
         self, logits: Tensor, rows: tuple[int, ...], uniforms: np.ndarray | None, logprobs: str | None, top: int
     ) -> SampleOutput:
         """After require_room() of the same rows."""
-        kernels, (slots, _, touched, decided) = self.kernels, self.selection
+        slots, _, touched, decided = self.selection
         outputs = self.outputs.get(len(rows)) or self.outputs.setdefault(len(rows), Outputs(len(rows), self.device))
         if is_capturing(self.device):  # whoever is in these slots when the graph is replayed may be undecided
             self.captured.append(self.selection)
             touched, decided = max(touched, min(self.vocab_size, self.max_length)), False
         bits = None if uniforms is None else torch.from_numpy(uniforms).to(self.device)
-        kernels.run(logits, slots, self.table, outputs, bits, self.max_length, touched, not top, decided)
-        self.steps += 1
-        if logprobs is None and not top:
-            return outputs.bare
-        output = kernels.output(logits, slots, self.table, outputs, logprobs, top, touched)
-        if top:
-            kernels.advance(slots, self.table, outputs)
-        return output
+        self.steps += 1  # even if this fails halfway: the lengths must not be too low
+        return self.kernels.run(
+            logits,
+            slots,
+            self.table,
+            outputs,
+            bits,
+            logprobs,
+            top,
+            history=self.max_length,
+            touched=touched,
+            advance=True,
+            decided=decided,
+        )
 
     def warm_up(self, dtype: torch.dtype) -> None:
         self.kernels.warm_up(dtype, self.table)
