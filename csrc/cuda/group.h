@@ -1,0 +1,45 @@
+// A thread's view of the cluster of thread blocks that owns a row: where it stands, barriers, shuffles within a warp,
+// and the shared memory of the other blocks. All that the step asks of the machine; group_on_threads.h is the same on a
+// CPU.
+#pragma once
+
+#include <cooperative_groups.h>
+
+#include "../common/macros.h"
+
+PLD_BEGIN
+
+struct Group {
+  // Two blocks of 12 warps and 80 registers a thread fit on a multiprocessor, and then 5 blocks hold 128256 tokens: of
+  // the sizes tried on paper the one with which an H200 has most rows under way.
+  using Ref = Group;  // has no state
+  static constexpr int kWarp = 32, kWarps = 12, kThreads = kWarp * kWarps;
+
+  PLD_DEVICE int thread() const { return threadIdx.x; }
+  PLD_DEVICE int lane() const { return threadIdx.x % kWarp; }
+  PLD_DEVICE int warp() const { return threadIdx.x / kWarp; }
+  PLD_DEVICE int block() const { return cooperative_groups::cluster_group::block_rank(); }
+  PLD_DEVICE int blocks() const { return cooperative_groups::cluster_group::num_blocks(); }
+
+  // Barriers of all threads of the block, and of all of the cluster: what was written before is seen after.
+  PLD_DEVICE void sync() const { __syncthreads(); }
+  PLD_DEVICE void sync_cluster() const { cooperative_groups::cluster_group::sync(); }
+
+  // The same variable in the shared memory of another block.
+  template <class T>
+  PLD_DEVICE T* peer(T* mine, int block) const {
+    return cooperative_groups::cluster_group::map_shared_rank(mine, block);
+  }
+
+  // Another lane's number. All lanes of the warp take part.
+  template <class T>
+  PLD_DEVICE T from_below(T value, int distance) const {  // of lane - distance; the own one where there is none
+    return __shfl_up_sync(~0u, value, distance);
+  }
+  template <class T>
+  PLD_DEVICE T from_across(T value, int distance) const {  // of lane ^ distance
+    return __shfl_xor_sync(~0u, value, distance);
+  }
+};
+
+PLD_END

@@ -1,0 +1,208 @@
+// The kernels of the CUDA backend and their launches.
+#include <cuda_runtime.h>
+
+#include <map>
+#include <mutex>
+#include <stdexcept>
+#include <vector>
+
+#include "group.h"
+#include "sample_step.h"
+
+namespace pld {
+namespace {
+
+// Blocks that a multiprocessor is to have room for, see Group::kWarps. From sm_120 on it has shared memory for one.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+constexpr int kBlocksAtOnce = 1;
+#else
+constexpr int kBlocksAtOnce = 2;
+#endif
+
+template <class T, bool kResident>
+__global__ void __launch_bounds__(Group::kThreads, kResident ? kBlocksAtOnce : 1)
+    step_kernel(const __grid_constant__ Step step, const __grid_constant__ Shape shape) {
+#if __CUDA_ARCH__ >= 900
+  extern __shared__ __align__(16) char memory[];
+  auto& s = *reinterpret_cast<Shared<Group>*>(memory);
+  const Group g;
+  clear<Group>(g, s);
+  // This kernel may have been started in the tail of the one before it: what that one writes is there from here on.
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  sample_step<T, kResident, Group>(g, s, step, shape, blockIdx.x / shape.blocks);
+#endif
+}
+
+using Kernel = void (*)(Step, Shape);
+constexpr Kernel kKernels[3][2] = {
+    // by DType, and whether the slices lie in shared memory
+    {step_kernel<Float32, false>, step_kernel<Float32, true>},
+    {step_kernel<Float16, false>, step_kernel<Float16, true>},
+    {step_kernel<BFloat16, false>, step_kernel<BFloat16, true>},
+};
+
+void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // the next call is not to find it again
+  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+}
+
+// Makes a device the current one meanwhile.
+class Current {
+ public:
+  explicit Current(int device) {
+    check(cudaGetDevice(&before_), "cudaGetDevice");
+    changed_ = before_ != device;
+    if (changed_) check(cudaSetDevice(device), "cudaSetDevice");
+  }
+  ~Current() {
+    if (changed_) cudaSetDevice(before_);
+  }
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+int attribute(cudaDeviceAttr name, int device) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, name, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+// A shape that a vocabulary may have, and how many such clusters the device runs at once.
+struct Choice {
+  Shape shape;
+  int rows_at_once;
+};
+
+struct Device {
+  bool prepared = false;
+  int64_t slice_bytes = 0;                        // that a block may have
+  std::map<int64_t, std::vector<Choice>> shapes;  // by vocabulary
+};
+
+std::mutex mutex;  // of all below
+std::vector<Device> devices;
+
+void add_attributes(cudaLaunchConfig_t& config, cudaLaunchAttribute (&attributes)[2], const Shape& shape,
+                    int64_t rows) {
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {unsigned(shape.blocks), 1, 1};
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  config.gridDim = {unsigned(rows * shape.blocks), 1, 1};
+  config.blockDim = {unsigned(Group::kThreads), 1, 1};
+  config.dynamicSmemBytes = sizeof(Shared<Group>) + (shape.resident ? size_t(shape.slice) * 4 : 0);
+  config.attrs = attributes;
+  config.numAttrs = 2;
+}
+
+Device& known_device(int device) {
+  if (device >= int(devices.size())) devices.resize(device + 1);
+  Device& it = devices[device];
+  if (it.prepared) return it;
+  const Current current(device);
+  const int bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  for (const auto& of_type : kKernels)
+    for (const Kernel kernel : of_type)
+      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "cudaFuncSetAttribute");
+  it.slice_bytes = bytes - int64_t(sizeof(Shared<Group>));
+  it.prepared = true;
+  return it;
+}
+
+// Clusters whose blocks hold a row in shared memory, as far as this device can run them; where none can, the largest
+// one, with the workspace.
+const std::vector<Choice>& shapes_of(Device& it, int device, int64_t vocab) {
+  std::vector<Choice>& choices = it.shapes[vocab];
+  if (!choices.empty()) return choices;
+  const Current current(device);
+  for (int blocks = 1; blocks <= kMaxBlocks; ++blocks) {
+    const Shape shape = shape_of(vocab, blocks, Group::kThreads, it.slice_bytes);
+    if (!shape.resident) continue;
+    if (blocks > 1 && int64_t(blocks - 1) * Group::kThreads * 4 >= vocab) break;  // a block without a token
+    cudaLaunchConfig_t config{};
+    cudaLaunchAttribute attributes[2];
+    add_attributes(config, attributes, shape, 1);
+    int clusters = 0;
+    if (cudaOccupancyMaxActiveClusters(&clusters, kKernels[0][true], &config) != cudaSuccess) cudaGetLastError();
+    if (clusters > 0) choices.push_back({shape, clusters});
+  }
+  if (choices.empty()) choices.push_back({shape_of(vocab, kMaxBlocks, Group::kThreads, 0), 1});
+  return choices;
+}
+
+// The largest cluster with which all rows run at once; if there is none, the one with which most do.
+Shape choose_shape(const std::vector<Choice>& choices, int64_t rows) {
+  const Choice* best = &choices[0];
+  for (const Choice& choice : choices)
+    if (choice.rows_at_once >= rows || choice.rows_at_once > best->rows_at_once) best = &choice;
+  return best->shape;
+}
+
+}  // namespace
+
+std::string why_not() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) {
+    cudaGetLastError();
+    return std::string("CUDA finds no GPU here (") + cudaGetErrorString(status) + ").";
+  }
+  std::string reason = "CUDA finds no GPU here.";
+  for (int device = 0; device < count; ++device) {
+    reason = why_not(device);
+    if (reason.empty()) return {};
+  }
+  return reason;
+}
+
+std::string why_not(int device) {
+  const int major = attribute(cudaDevAttrComputeCapabilityMajor, device);
+  const int minor = attribute(cudaDevAttrComputeCapabilityMinor, device);
+  if (major < 9)
+    return device_name(device) + " has compute capability " + std::to_string(major) + "." + std::to_string(minor) +
+           ", and clusters of thread blocks need 9.0; the Triton backend serves it.";
+  const Current current(device);
+  cudaFuncAttributes attributes;
+  const cudaError_t status = cudaFuncGetAttributes(&attributes, kKernels[0][0]);
+  if (status == cudaSuccess) return {};
+  cudaGetLastError();
+  return "This build of the CUDA kernels does not load on " + device_name(device) + " (" + cudaGetErrorString(status) +
+         ").";
+}
+
+std::string device_name(int device) {
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
+  return properties.name;
+}
+
+void prepare(int device) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  known_device(device);
+}
+
+int64_t workspace_floats(int device, int64_t vocab) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  const Shape shape = shapes_of(known_device(device), device, vocab)[0].shape;
+  return shape.resident ? 0 : int64_t(shape.blocks) * shape.slice;
+}
+
+void launch(int device, uintptr_t stream, const Step& step) {
+  if (step.rows == 0) return;
+  Shape shape;
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    shape = choose_shape(shapes_of(known_device(device), device, step.vocab), step.rows);
+  }
+  const Current current(device);
+  cudaLaunchConfig_t config{};
+  cudaLaunchAttribute attributes[2];
+  add_attributes(config, attributes, shape, step.rows);
+  config.stream = reinterpret_cast<cudaStream_t>(stream);
+  check(cudaLaunchKernelEx(&config, kKernels[int(step.dtype)][shape.resident], step, shape), "cudaLaunchKernelEx");
+}
+
+}  // namespace pld

@@ -1,0 +1,40 @@
+// One launch of the CUDA backend. Addresses are of the device's memory.
+#pragma once
+
+#include <string>
+
+#include "../common/dtype.h"
+#include "../common/tables.h"
+
+namespace pld {
+
+enum Flags : int32_t {
+  kAdvance = 1,  // append what was drawn to the histories
+  kRaw = 2,      // log-probabilities before stage 2, at temperature 1
+  kDivide = 4,   // scores are divided by the temperature
+};
+
+struct Step {
+  const void* logits;  // [rows, vocab]
+  DType dtype;
+  int64_t rows, vocab, stride;  // stride in elements
+  const int64_t* slots;         // [rows] rows of the table
+  Request* table;
+  const uint64_t* uniforms;  // [rows]; null: Philox
+  int64_t* outputs;          // int64 token_ids, int64 kept, int32 status, float32 logprobs, each [rows]
+  float* scores;             // [rows, vocab]: x of what is kept, -inf elsewhere; null: not wanted
+  int64_t scores_stride;
+  double* stats;     // [rows, 2]: maximum, and logarithm of the sum, of the logprobs' distribution; null: not wanted
+  float* workspace;  // [rows, workspace_floats(vocab)]
+  int32_t flags;
+};
+
+// Where the step happens: all functions throw std::runtime_error with the driver's words.
+std::string why_not();                // why no GPU here can serve, in a sentence; empty: one can
+std::string why_not(int device);      // the same of one GPU
+std::string device_name(int device);  //
+void prepare(int device);             // loads the kernels, which cannot be done in a stream that is captured
+int64_t workspace_floats(int device, int64_t vocab);  // of one row; 0 where its slices fit into shared memory
+void launch(int device, uintptr_t stream, const Step& step);
+
+}  // namespace pld

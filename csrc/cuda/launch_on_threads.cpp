@@ -1,0 +1,82 @@
+// The CUDA source on threads of the CPU, with tensors on the CPU: for tests of it where there is no GPU.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <thread>
+
+#include "group_on_threads.h"
+#include "sample_step.h"
+
+namespace pld {
+
+// For tests: see Group::Team. Of the last launch: how many barriers a thread came to in a row, at most; and where the
+// one stands that was left out.
+int omitted_barrier = -1;
+std::atomic<int> passed_barriers = 0;
+std::source_location omitted_at;
+
+namespace {
+
+// Small, so that rows of more than some 10^4 tokens lie in the workspace.
+constexpr int64_t kSliceBytes = 1 << 15;
+constexpr int kBlocks = 4;
+
+Shape shape_of(int64_t vocab, int blocks) { return pld::shape_of(vocab, blocks, Group::kThreads, kSliceBytes); }
+
+template <class T, bool kResident>
+void run(Group::Team& team, const Step& step, const Shape& shape) {
+  std::vector<std::thread> threads;
+  for (int index = 0; index < shape.blocks * Group::kThreads; ++index) {
+    threads.emplace_back([&, index] {
+      Group g(team, index);
+      auto& s = *reinterpret_cast<Shared<Group>*>(g.shared());
+      for (int row = 0; row < step.rows; ++row) {
+        clear<Group>(g, s);
+        sample_step<T, kResident, Group>(g, s, step, shape, row);
+        if (index == 0) passed_barriers = std::max(passed_barriers.load(), g.passed());
+        g.next_row();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  if (team.omitted >= 0) omitted_at = team.omitted_at;
+}
+
+template <class T>
+void run(Group::Team& team, const Step& step, const Shape& shape) {
+  shape.resident ? run<T, true>(team, step, shape) : run<T, false>(team, step, shape);
+}
+
+}  // namespace
+
+std::string why_not() { return {}; }
+std::string why_not(int) { return {}; }
+std::string device_name(int) { return "threads of the CPU"; }
+void prepare(int) {}
+
+int64_t workspace_floats(int, int64_t vocab) {
+  int64_t floats = 0;
+  for (int blocks = 1; blocks <= kBlocks; ++blocks) {
+    const Shape shape = shape_of(vocab, blocks);
+    if (!shape.resident) floats = std::max(floats, int64_t(blocks) * shape.slice);
+  }
+  return floats;
+}
+
+void launch(int, uintptr_t, const Step& step) {
+  if (step.rows == 0) return;
+  const Shape shape = shape_of(step.vocab, 1 + step.rows % kBlocks);  // so that all sizes of clusters come up
+  Group::Team team(shape.blocks, sizeof(Shared<Group>) + (shape.resident ? size_t(shape.slice) * 4 : 0));
+  team.omitted = omitted_barrier;
+  passed_barriers = 0;
+  switch (step.dtype) {
+    case DType::kFloat32:
+      return run<Float32>(team, step, shape);
+    case DType::kFloat16:
+      return run<Float16>(team, step, shape);
+    case DType::kBFloat16:
+      return run<BFloat16>(team, step, shape);
+  }
+}
+
+}  // namespace pld

@@ -1,0 +1,41 @@
+// Python's view of the CUDA backend, and of the same source on threads. Addresses and sizes come in as integers and
+// have been checked in Python.
+#include <pybind11/pybind11.h>
+
+#include "launch.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using Address = uintptr_t;
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+py::object sentence(const std::string& text) {
+  if (text.empty()) return py::none();
+  return py::str(text);
+}
+
+void step(int device, Address stream, Address logits, int dtype, int64_t rows, int64_t vocab, int64_t stride,
+          Address slots, Address table, Address uniforms, Address outputs, Address scores, int64_t scores_stride,
+          Address stats, Address workspace, int flags) {
+  pld::launch(device, stream,
+              {at<void>(logits), pld::DType(dtype), rows, vocab, stride, at<int64_t>(slots), at<pld::Request>(table),
+               at<uint64_t>(uniforms), at<int64_t>(outputs), at<float>(scores), scores_stride, at<double>(stats),
+               at<float>(workspace), flags});
+}
+
+}  // namespace
+
+PYBIND11_MODULE(PLD_MODULE, m) {
+  m.def("why_not", [] { return sentence(pld::why_not()); });
+  m.def("serves", [](int device) { return sentence(pld::why_not(device)); });
+  m.def("device_name", pld::device_name);
+  m.def("prepare", pld::prepare);
+  m.def("workspace_floats", pld::workspace_floats);
+  m.def("step", step, py::call_guard<py::gil_scoped_release>());
+}

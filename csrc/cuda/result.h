@@ -1,0 +1,102 @@
+// What a step leaves behind: the token and what is known of it, scores, and the history.
+#pragma once
+
+#include "../common/logprob.h"
+#include "../common/sample_step.h"
+#include "slice.h"
+
+PLD_BEGIN
+
+template <class T, class Group>
+class Result {
+  using G = typename Group::Ref;
+
+ public:
+  PLD_DEVICE Result(G g, Shared<Group>& s, const Step& step, int index) : g(g), s(s), step(step), index(index) {}
+
+  // The distribution before stage 2, for write(), some barriers later. By all threads.
+  PLD_DEVICE void keep_raw(float maximum, uint64_t mass) const {
+    if (g.thread() != 0) return;
+    s.raw_maximum = maximum;
+    s.raw_mass = mass;
+    if (step.stats && g.block() == 0) write_stats(maximum, mass ? Normaliser(maximum, 1, mass).log_total : 0);
+  }
+
+  // By the thread that owns the token; by one of all where there is none.
+  template <class Row, class Slices>
+  PLD_DEVICE void write(const Row& row, const Slices& slices, const Interval& interval, int64_t token,
+                        const typename T::Bits* logits) const {
+    int32_t status = int32_t(s.request.status) | (row.saw_nan() ? kNanLogits : 0) | (token < 0 ? kEmptyRow : 0);
+    const bool raw = step.flags & kRaw;
+    float logprob = token < 0 ? -infinity() : 0;
+    double log_total = 0;
+    if (token >= 0 && (raw || !interval.greedy)) {
+      const Normaliser of = raw ? Normaliser(s.raw_maximum, 1, s.raw_mass)
+                                : Normaliser(row.last_maximum(), s.request.params.temperature, row.kept_mass());
+      const float x = raw ? T::widen(logits[token]) : *slices.at(int(token));
+      logprob = x == x ? of.logprob(x) : -infinity();
+      log_total = of.log_total;
+    }
+    int64_t* out = step.outputs + index;
+    out[0] = token;
+    out[step.rows] = interval.kept;
+    int32_t* words = reinterpret_cast<int32_t*>(step.outputs + 2 * step.rows);
+    words[index] = status;
+    reinterpret_cast<float*>(words)[step.rows + index] = logprob;
+    if (step.stats && !raw) write_stats(row.last_maximum(), log_total);
+    s.drawn = int32_t(token);
+  }
+
+  template <class Slices>
+  PLD_DEVICE void write_scores(const Slices& slices, const Interval& interval, int64_t token) const {
+    float* scores = step.scores + index * step.scores_stride;
+    const float temperature = step.flags & kDivide ? divisor(s.request.params.temperature) : 1.0f;
+    PLD_ROLLED
+    for (int place = g.thread(); place < slices.size(); place += Group::kThreads) {
+      const int id = slices.first_id() + place;
+      if (id < 0 || id >= slices.vocab()) continue;
+      const float x = slices.mine()[place];
+      const bool kept = interval.greedy ? id == token : interval.kept > 0 && x >= interval.low;
+      scores[id] = kept ? x / temperature : -infinity();
+    }
+  }
+
+  // Appends the token to the history, and to the touched ones or their counts. By the block that drew it.
+  PLD_DEVICE void remember(Request& request, int32_t token) const {
+    const Request& known = s.request;
+    if (known.penalised) {
+      PLD_ROLLED
+      for (int64_t i = g.thread(); i < known.num_touched; i += Group::kThreads) {
+        if (known.touched_ids[i] != token) continue;
+        const int32_t count = known.touched_counts[i];
+        known.touched_counts[i] = (count > 0 ? count : 0) + 1;
+        s.known = 1;
+      }
+      g.sync();
+    }
+    if (g.thread() != 0) return;
+    known.tokens[known.length] = token;
+    if (known.low_bytes) known.low_bytes[known.length] = uint8_t(token);
+    request.length = known.length + 1;
+    request.position = known.position + 1;
+    if (!known.penalised || s.known) return;
+    const int64_t n = known.num_touched;
+    known.touched_ids[n] = token;
+    known.touched_counts[n] = 1;
+    if (known.touched_bias) known.touched_bias[n] = 0;
+    request.num_touched = n + 1;
+  }
+
+ private:
+  PLD_DEVICE void write_stats(float maximum, double log_total) const {
+    step.stats[2 * index] = maximum;
+    step.stats[2 * index + 1] = log_total;
+  }
+
+  G g;
+  Shared<Group>& s;
+  const Step& step;
+  const int index;
+};
+
+PLD_END
