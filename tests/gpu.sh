@@ -65,7 +65,7 @@ last_line() {
 
 skip() { say "SKIP  $1: $2"; }
 
-rm -f "$out"/{build,small,tests,memcheck,racecheck,bench}.log
+rm -f "$out"/{build,small,tests,memcheck,racecheck,synccheck,bytes,bench}.log
 say "commit ${PYLLMDECODE_COMMIT:-unknown}, $(date -u '+%Y-%m-%d %H:%M UTC')"
 timeout 60 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader 2>&1 | tee -a "$summary"
 timeout 120 "$python" - 2>&1 <<'PY' | tee -a "$summary"
@@ -100,7 +100,9 @@ fi
 
 # Some ways of copying a tree leave links out.
 [ -e pyllmdecode/kernels ] || ln -s ../kernels pyllmdecode/kernels
-step build 120 "$python" setup.py build_ext --inplace
+# A CUDA library that cannot be built is a failure here. For the GPU that is there, as each kind takes as long.
+arch=$(timeout 60 nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d .)
+PYLLMDECODE_CUDA=1 PYLLMDECODE_CUDA_ARCHS=${PYLLMDECODE_CUDA_ARCHS:-${arch:-90}} step build 120 "$python" setup.py build_ext --inplace
 
 # Other samplers' CUDA sources compile meanwhile, where that has not been done in advance.
 peers_log=$(mktemp)
@@ -131,10 +133,18 @@ if [ -n "$sanitizer" ]; then
     # that are none of the device's, which is no error of ours.
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 step memcheck 60 "$sanitizer" --tool memcheck --report-api-errors no \
         --error-exitcode 99 "$python" tests/gpu_small.py --vocabs 7 5000
-    step racecheck 60 "$sanitizer" --tool racecheck --error-exitcode 99 "$python" tests/gpu_small.py --vocabs 5000
+    for tool in racecheck synccheck; do
+        step $tool 60 "$sanitizer" --tool $tool --error-exitcode 99 "$python" tests/gpu_small.py --vocabs 5000
+    done
 else
-    skip memcheck "compute-sanitizer is missing"
-    skip racecheck "compute-sanitizer is missing"
+    for tool in memcheck racecheck synccheck; do skip $tool "compute-sanitizer is missing"; done
+fi
+
+if [ -n "$(command -v ncu || ls /usr/local/cuda/bin/ncu 2>/dev/null)" ]; then
+    step bytes 60 "$python" bench/gpu_bytes.py --out "$out"
+    grep 'times the logits' "$out/bytes.log" >>"$summary"
+else
+    skip bytes "ncu is missing"
 fi
 
 if [ -n "$builder" ]; then

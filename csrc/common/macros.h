@@ -7,12 +7,14 @@
 #define PLD_CALL __device__ __noinline__  // once in the code, however often it is used
 #define PLD_UNROLL _Pragma("unroll")
 #define PLD_ROLLED _Pragma("unroll 1")  // short code rather than fast code
+#define PLD_UNROLL_BY_8 _Pragma("unroll 8")
 #else
 #define PLD_HD inline
 #define PLD_DEVICE inline  // csrc/cuda on threads of the CPU
 #define PLD_CALL
 #define PLD_UNROLL
 #define PLD_ROLLED
+#define PLD_UNROLL_BY_8
 #endif
 
 // Each instruction set's objects compile the same headers under their own namespace: otherwise the linker would keep

@@ -38,7 +38,7 @@ PLD_HD uint64_t mass_of(float x, float maximum, float scale) {
   q = add_rn(mul_rn(q, g), kMassC1);
   q = add_rn(mul_rn(q, g), kMassC0);
   const uint32_t shift = kRounderBits - float_to_bits(t);  // -n
-  return (uint64_t(q * 16777216.0f) << (kMassBits - 24)) >> shift;
+  return (uint64_t(uint32_t(q * 16777216.0f)) << (kMassBits - 24)) >> shift;
 }
 
 PLD_END

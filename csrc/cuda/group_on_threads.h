@@ -7,8 +7,12 @@
 #include <atomic>
 #include <cstring>
 #include <memory>
-#include <source_location>
+#include <utility>
 #include <vector>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
 
 #include "../common/macros.h"
 #include "shape.h"
@@ -40,28 +44,35 @@ class Group {
   using Ref = Group&;
   static constexpr int kWarp = 2, kWarps = 2, kThreads = kWarp * kWarps;
 
+  using Place = std::pair<const char*, int>;  // file and line
+
   // What the threads of one cluster have in common.
   struct Team {
     Team(int blocks, size_t shared_bytes)
         : blocks(blocks),
-          stride((shared_bytes + 127) / 128 * 128),
+          bytes(shared_bytes),
+          stride((shared_bytes + 127) / 128 * 128 + 128),
           cluster(blocks * kThreads),
           words(blocks * kThreads * 2 * 4),
           left(blocks) {
       for (int block = 0; block < blocks; ++block) of_block.push_back(std::make_unique<Barrier>(kThreads));
       shared = std::make_unique<char[]>(blocks * stride + 128);
       base = shared.get() + (128 - reinterpret_cast<uintptr_t>(shared.get()) % 128);
+#ifdef __SANITIZE_ADDRESS__
+      for (int block = 0; block < blocks; ++block)
+        __asan_poison_memory_region(base + block * stride + bytes, stride - bytes);
+#endif
     }
     const int blocks;
-    const size_t stride;
+    const size_t bytes, stride;  // of a block's shared memory, and from one block's to the next one's
     Barrier cluster;
     std::vector<std::unique_ptr<Barrier>> of_block;
     std::vector<std::atomic<uint64_t>> words;  // of each thread, for two shuffles in turn
     std::vector<std::atomic<int>> left;        // how many threads of the block are done with a row, of all rows
     std::unique_ptr<char[]> shared;
     char* base;
-    int omitted = -1;                 // the barrier that is left out, counting those that a thread comes to in a row,
-    std::source_location omitted_at;  // and where it stands
+    int omitted = -1;         // the barrier that is left out, counting those that a thread comes to in a row,
+    Place omitted_at{"", 0};  // and where it stands
   };
 
   Group(Team& team, int index) : team_(&team), block_(index / kThreads), thread_(index % kThreads) {}
@@ -74,11 +85,15 @@ class Group {
   char* shared() const { return team_->base + block_ * team_->stride; }
   int passed() const { return passed_; }
 
-  void sync(std::source_location at = std::source_location::current()) { pass(*team_->of_block[block_], at); }
-  void sync_cluster(std::source_location at = std::source_location::current()) { pass(team_->cluster, at); }
+  void sync(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    pass(*team_->of_block[block_], {file, line});
+  }
+  void sync_cluster(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    pass(team_->cluster, {file, line});
+  }
   void next_row() {
     // A block's shared memory goes with the last of its threads, whoever may still be reading it.
-    if (++team_->left[block_] % kThreads == 0) std::memset(shared(), 0xff, team_->stride);
+    if (++team_->left[block_] % kThreads == 0) std::memset(shared(), 0xff, team_->bytes);
     passed_ = 0;
     team_->cluster.wait();
   }
@@ -98,7 +113,7 @@ class Group {
   }
 
  private:
-  void pass(Barrier& barrier, const std::source_location& at) {
+  void pass(Barrier& barrier, const Place& at) {
     if (passed_++ != team_->omitted) return barrier.wait();
     if (block_ == 0 && thread_ == 0) team_->omitted_at = at;
   }

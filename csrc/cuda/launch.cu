@@ -125,6 +125,7 @@ const std::vector<Choice>& shapes_of(Device& it, int device, int64_t vocab) {
     cudaLaunchConfig_t config{};
     cudaLaunchAttribute attributes[2];
     add_attributes(config, attributes, shape, 1);
+    config.numAttrs = 1;  // the cluster alone
     int clusters = 0;
     if (cudaOccupancyMaxActiveClusters(&clusters, kKernels[0][true], &config) != cudaSuccess) cudaGetLastError();
     if (clusters > 0) choices.push_back({shape, clusters});
@@ -133,11 +134,11 @@ const std::vector<Choice>& shapes_of(Device& it, int device, int64_t vocab) {
   return choices;
 }
 
-// The largest cluster with which all rows run at once; if there is none, the one with which most do.
+// The largest cluster with which all rows run at once; if there is none, that with which most do.
 Shape choose_shape(const std::vector<Choice>& choices, int64_t rows) {
   const Choice* best = &choices[0];
   for (const Choice& choice : choices)
-    if (choice.rows_at_once >= rows || choice.rows_at_once > best->rows_at_once) best = &choice;
+    if (choice.rows_at_once >= rows || choice.rows_at_once >= best->rows_at_once) best = &choice;
   return best->shape;
 }
 

@@ -13,7 +13,7 @@ namespace pld {
 // one stands that was left out.
 int omitted_barrier = -1;
 std::atomic<int> passed_barriers = 0;
-std::source_location omitted_at;
+std::pair<const char*, int> omitted_at;
 
 namespace {
 

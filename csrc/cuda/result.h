@@ -49,15 +49,18 @@ class Result {
 
   template <class Slices>
   PLD_DEVICE void write_scores(const Slices& slices, const Interval& interval, int64_t token) const {
-    float* scores = step.scores + index * step.scores_stride;
+    const int first_id = slices.first_id(), before = first_id < 0 ? -first_id : 0;
+    const int left = slices.vocab() - first_id, end = left < slices.size() ? left : slices.size();
+    float* const scores = step.scores + index * step.scores_stride + first_id;
+    const float* const x = slices.mine();
+    const bool greedy = interval.greedy;
+    const int only = int(token) - first_id;
+    const float low = interval.low;  // infinity for an empty row, which has no infinite values
     const float temperature = step.flags & kDivide ? divisor(s.request.params.temperature) : 1.0f;
     PLD_ROLLED
-    for (int place = g.thread(); place < slices.size(); place += Group::kThreads) {
-      const int id = slices.first_id() + place;
-      if (id < 0 || id >= slices.vocab()) continue;
-      const float x = slices.mine()[place];
-      const bool kept = interval.greedy ? id == token : interval.kept > 0 && x >= interval.low;
-      scores[id] = kept ? x / temperature : -infinity();
+    for (int place = before + g.thread(); place < end; place += Group::kThreads) {
+      const bool kept = greedy ? place == only : x[place] >= low;
+      scores[place] = kept ? x[place] / temperature : -infinity();
     }
   }
 

@@ -63,10 +63,10 @@ class Row {
 
   PLD_DEVICE float maximum() {
     float own_largest = -infinity();
-    const float* const x = slices.mine_of_chunk();
-    PLD_ROLLED
-    for (int i = 0; i < slices.chunk(); i += 4) {
-      const Four four = *reinterpret_cast<const Four*>(x + i);
+    const Four* const end = fours() + slices.chunk() / 4;
+    PLD_UNROLL_BY_8
+    for (const Four* at = fours(); at < end; ++at) {
+      const Four four = *at;
       own_largest = larger(own_largest, larger(larger(four.x[0], four.x[1]), larger(four.x[2], four.x[3])));
     }
     own_ = own_largest;
@@ -178,6 +178,7 @@ class Row {
 #endif
   }
 
+  PLD_DEVICE const Four* fours() const { return reinterpret_cast<const Four*>(slices.mine_of_chunk()); }
   PLD_DEVICE Candidates candidates() const {
     return {slices.mine_of_chunk(), slices.chunk(), slices.unit_bits(), units_, floor_};
   }
@@ -190,10 +191,11 @@ class Row {
     units_ = 0;
     if (!(own_ >= floor)) return;
     uint64_t found = 0;
-    const float* const x = slices.mine_of_chunk();
+    const Four* at = fours();
     PLD_ROLLED
-    for (int i = 0; i < slices.chunk(); i += 4) {
-      const Four four = *reinterpret_cast<const Four*>(x + i);
+    for (int i = 0; i < slices.chunk(); i += 4, ++at) {
+      const Four four = *at;
+      if (!(larger(larger(four.x[0], four.x[1]), larger(four.x[2], four.x[3])) >= floor)) continue;
       PLD_UNROLL
       for (int j = 0; j < 4; ++j)
         if (four.x[j] >= floor) found |= uint64_t(1) << ((i + j) >> slices.unit_bits());
@@ -214,9 +216,12 @@ class Row {
     if (settled_) {
       candidates().each([&](int, float x) { mass += of.mass(x); });
     } else {
-      const float* const x = slices.mine_of_chunk();
+      const Four* const end = fours() + slices.chunk() / 4;
       PLD_ROLLED
-      for (int i = 0; i < slices.chunk(); ++i) mass += of.mass(x[i]);
+      for (const Four* at = fours(); at < end; ++at) {
+        const Four four = *at;
+        mass += (of.mass(four.x[0]) + of.mass(four.x[1])) + (of.mass(four.x[2]) + of.mass(four.x[3]));
+      }
     }
     return mass;
   }
@@ -228,13 +233,14 @@ class Row {
     constexpr double kError = (kTogether + 3) * 0x1p-24 + 0x1p-21 + 3e-7;
     uint64_t sum = 0;
     const Scale of = s.of;
-    const float* const x = slices.mine_of_chunk();
+    const Four* const end = fours() + slices.chunk() / 4;
     PLD_ROLLED
-    for (int i = 0; i < slices.chunk(); i += 4 * kTogether) {
+    for (const Four* from = fours(); from < end; from += kTogether) {
+      const Four* const to = end - from < kTogether ? end : from + kTogether;
       float part = 0;
       PLD_ROLLED
-      for (int j = i; j < i + 4 * kTogether && j < slices.chunk(); j += 4) {
-        const Four four = *reinterpret_cast<const Four*>(x + j);
+      for (const Four* at = from; at < to; ++at) {
+        const Four four = *at;
         part += (share(four.x[0], of) + share(four.x[1], of)) + (share(four.x[2], of) + share(four.x[3], of));
       }
       sum += uint64_t(part * 0x1p40f);
@@ -245,7 +251,7 @@ class Row {
     return {least > 0 ? uint64_t(least) : 0, uint64_t(most)};
   }
   PLD_DEVICE static float share(float x, const Scale& of) {
-    const float y = exponent_of(x, of.maximum, of.scale);
+    const float y = mul_rn(add_rn(x, -of.maximum), of.scale);  // the maximum is finite
     return power_of_two(y > kMassFloor ? y : kMassFloor);
   }
 

@@ -38,9 +38,9 @@ PLD_DEVICE void sample_step(typename Group::Ref g, Shared<Group>& s, const Step&
   const RowSlices slices(g, s, step, shape, index, int(reinterpret_cast<uintptr_t>(logits) % 16 / sizeof(*logits)));
   const Result<T, Group> result(g, s, step, index);
 
-  Request* const request = step.table + step.slots[index];
-  copy_request<Group>(g, s, request);
+  Request* const request = step.table + step.slots[index];  // arrives while the logits do
   const bool nan = slices.template load<T>(logits);
+  copy_request<Group>(g, s, request);
   g.sync_cluster();
   if (step.flags & kRaw) {  // the distribution before stage 2, at temperature 1
     Row<Group, RowSlices> raw(g, s, c, slices, kLog2E, nan);
@@ -62,9 +62,9 @@ PLD_DEVICE void sample_step(typename Group::Ref g, Shared<Group>& s, const Step&
   if (token >= 0 ? slices.owns(int(token)) : interval.kept == 0 && g.block() == 0 && g.thread() == 0)
     result.write(row, slices, interval, token, logits);
   if (step.scores) result.write_scores(slices, interval, token);
+  if (!(step.flags & kAdvance)) return;
   g.sync();
-  if (step.flags & kAdvance && s.drawn >= 0 && s.request.length < s.request.capacity)
-    result.remember(*request, s.drawn);
+  if (s.drawn >= 0 && s.request.length < s.request.capacity) result.remember(*request, s.drawn);
 }
 
 PLD_END

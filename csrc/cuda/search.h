@@ -184,18 +184,23 @@ struct Search {
     for (int i = g.thread(); i < n; i += Group::kThreads) {
       const float value = s.listed[i];
       Stats sum = above;
-      for (int j = 0; j < n; ++j) {
-        if (s.listed[j] < value) continue;
-        ++sum.count;
-        sum.mass += s.listed_mass[j];
+      int32_t count = 0;
+      PLD_UNROLL_BY_8
+      for (int j = 0; j < n; ++j) {  // without branches, so that loads are under way together
+        const uint64_t mass = s.listed_mass[j];
+        const bool in = s.listed[j] >= value;
+        count += in;
+        sum.mass += in ? mass : 0;
       }
+      sum.count += count;
       if (rule.enough(sum)) best = LargerValue()(best, {value, sum.mass});
     }
     return best;
   }
 
   // The largest threshold at which the candidates are enough; -inf: not even all of them. One digit of their order
-  // after the other, seven at most. bottom: where even steps begin. Needs none of the other collective's turns.
+  // after the other, seven at most. bottom: where even steps begin. With turns of its own: block-wide reductions before
+  // and after it are a barrier of the cluster away, or take the other turn.
   template <class Rule>
   PLD_DEVICE static Found by_digits(G g, S s, Candidates candidates, Scale of, float bottom, Rule rule) {
     Collective<Group> c(g, s);
@@ -223,7 +228,6 @@ struct Search {
       found = among_listed(g, s, c, n, rule, above);
       break;
     }
-    g.sync();  // the caller's collective may take any turn next
     return found;
   }
 

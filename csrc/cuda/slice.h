@@ -75,6 +75,7 @@ class Slices {
     constexpr int kFlying = 4;  // loads under way at once
     const int vectors = size() / kTokens;
     float* const to = mine();
+    const int begin = first_id(), all = vocab();
     bool nan = false;
     PLD_ROLLED
     for (int first = g.thread(); first < vectors; first += kFlying * Group::kThreads) {
@@ -82,21 +83,20 @@ class Slices {
       PLD_UNROLL
       for (int i = 0; i < kFlying; ++i) {
         const int vector = first + i * Group::kThreads;
-        const int id = first_id() + vector * kTokens;
-        if (vector < vectors && id >= 0 && id + kTokens <= vocab()) raw[i] = read(row + id);
+        const int id = begin + vector * kTokens;
+        if (vector < vectors && id >= 0 && id + kTokens <= all) raw[i] = read(row + id);
       }
       PLD_UNROLL
       for (int i = 0; i < kFlying; ++i) {
         const int vector = first + i * Group::kThreads;
-        const int id = first_id() + vector * kTokens;
+        const int id = begin + vector * kTokens;
         if (vector >= vectors) break;
         float x[kTokens];
-        if (id >= 0 && id + kTokens <= vocab()) {
+        if (id >= 0 && id + kTokens <= all) {
           widen<T>(raw[i], x);
         } else {
           PLD_UNROLL
-          for (int j = 0; j < kTokens; ++j)
-            x[j] = id + j >= 0 && id + j < vocab() ? T::widen(row[id + j]) : -infinity();
+          for (int j = 0; j < kTokens; ++j) x[j] = id + j >= 0 && id + j < all ? T::widen(row[id + j]) : -infinity();
         }
         PLD_UNROLL
         for (int j = 0; j < kTokens; j += 4) {
