@@ -23,6 +23,18 @@ PARAMS = {
 }
 
 
+# Logits made of x ~ N(0, 1), and what they are like.
+SOURCES = {
+    "normal": lambda x: 3 * x,
+    "peaked": lambda x: 10 * x,  # a handful of tokens has all the mass
+    "broad": lambda x: x,  # tens of thousands share it
+    "flat": lambda x: 1e-3 * x,  # all do, about equally
+    "ties": lambda x: (2 * x).round(),  # some twenty different values
+    "mostly -inf": lambda x: torch.where((1e4 * x).frac().abs() < 0.01, 3 * x, -torch.inf),  # one in a hundred is left
+}
+HARD = tuple(SOURCES)[1:]
+
+
 @dataclass(frozen=True)
 class Goal:
     """A bound on `of / over`, on `of - minus` in µs, or on `of` alone in µs: names of contenders of the case."""
@@ -54,7 +66,7 @@ class Case:
     history: int = 512  # tokens per row; the trace has its own
     regime: str = "cold"  # of the logits: "cold" comes from memory, "warm" from the last-level cache
     threads: int = 1
-    source: str = "normal"  # 3 * N(0, 1), or "trace": logits and histories of a real model
+    source: str = "normal"  # of SOURCES, or "trace": logits and histories of a real model
     contenders: tuple[str, ...] = ("step", "read", "kernel", "sample", "transformers", "torch", "llama.cpp")
     goals: tuple[Goal, ...] = ()
 
@@ -109,7 +121,7 @@ def trace_cases() -> list[Case]:
 
 def shape_cases(max_threads: int) -> list[Case]:
     """All contenders at other sizes, and with two threads."""
-    sizes = [(8, 128256, 1), (32, 128256, 1), (1, 32000, 1), (1, 49152, 1), (1, 262144, 1)]
+    sizes = [(b, 128256, 1) for b in (8, 32, 128, 512)] + [(1, v, 1) for v in (32000, 49152, 262144)]
     sizes += [(1, 128256, 2), (8, 128256, 2)] if max_threads > 1 else []
     return [
         with_compiled(
@@ -118,6 +130,12 @@ def shape_cases(max_threads: int) -> list[Case]:
         for params in ("topk-topp", "topp")
         for batch, vocab, threads in sizes
     ]
+
+
+def hard_cases() -> list[Case]:
+    """All contenders on rows of other shapes than a bell."""
+    made = [case(params, f"{params} {source}", source=source) for params in ("topk-topp", "topp") for source in HARD]
+    return [with_compiled(one) for one in made]
 
 
 def random_history(length: int, vocab: int, seed: int) -> Tensor:

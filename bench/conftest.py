@@ -3,8 +3,10 @@
 import json
 import os
 from pathlib import Path
+from time import perf_counter
 
 import machine
+import parts_report
 import pytest
 import report
 import torch
@@ -13,6 +15,7 @@ from measure import SECONDS, Entry, entries_of, interleave
 from progress import SessionBar
 
 RESULTS = pytest.StashKey[list]()
+PARTS = pytest.StashKey[dict]()  # {key of the results: what is not a table of times}
 BEGIN = pytest.StashKey[dict]()
 BAR = pytest.StashKey[SessionBar]()
 FOLDER = Path(__file__).parent / "results"
@@ -32,7 +35,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.stash[RESULTS] = []
+    config.stash[RESULTS], config.stash[PARTS] = [], {}
     config.stash[BEGIN] = machine.describe()
     config.stash[BAR] = SessionBar()
     torch.set_num_threads(1)
@@ -80,20 +83,44 @@ def measure(request, benchmark):
     config = request.config
 
     def run(group: str, cases: dict, goals=None, pools=None, seconds: float = SECONDS) -> list[Entry]:
+        began = perf_counter()
         with capturing_off(config), config.stash[BAR].shown(f"{group}, {next(iter(cases))}") as tick:
             entries = entries_of(cases, pools)
             interleave(entries, seconds, tick)
         rows = rows_of(entries, goals)
-        config.stash[RESULTS].append({"group": group, "rows": rows})
-        say(config, *(_line(group, row) for row in rows))
-        times = [ns for calls in entries[0].samples for ns in calls]
-        REPLAY.pending = iter(times)
-        benchmark.group = group
-        benchmark.pedantic(REPLAY.advance, rounds=len(times))
-        benchmark.extra_info["rows"] = rows
+        seconds = round(perf_counter() - began, 1)
+        config.stash[RESULTS].append({"group": group, "rows": rows, "seconds": seconds})
+        say(config, *(_line(group, row) for row in rows), config.stash[BAR].text(seconds))
+        show(benchmark, group, [ns for calls in entries[0].samples for ns in calls], rows)
         return entries
 
     return run
+
+
+@pytest.fixture
+def keep(request, benchmark):
+    """keep(key, make): results[key] = make(tick), for what is measured in a way of its own."""
+    config = request.config
+
+    def run(key: str, make) -> dict:
+        began = perf_counter()
+        with capturing_off(config), config.stash[BAR].shown(key) as tick:
+            made = make(tick)
+        seconds = round(perf_counter() - began, 1)
+        config.stash[PARTS][key] = made | {"seconds": seconds}
+        say(config, *parts_report.lines(key, made), config.stash[BAR].text(seconds))
+        show(benchmark, key, [1e9 * seconds], made["rows"])
+        return made
+
+    return run
+
+
+def show(benchmark, group: str, times: list[float], rows: list[dict]) -> None:
+    """Shows pytest-benchmark times in ns that were taken here."""
+    REPLAY.pending = iter(times)
+    benchmark.group = group
+    benchmark.pedantic(REPLAY.advance, rounds=len(times))
+    benchmark.extra_info["rows"] = rows
 
 
 @pytest.fixture
@@ -109,22 +136,28 @@ def add_goal(request):
 
 def pytest_sessionfinish(session, exitstatus):
     """Also after Ctrl-C: the cases that were complete by then are kept."""
-    target, measured = session.config.getoption("--bench-results"), session.config.stash[RESULTS]
-    if not measured:
+    stash, target = session.config.stash, session.config.getoption("--bench-results")
+    measured, parts = stash[RESULTS], stash[PARTS]
+    if not (measured or parts):
         return
     path = (
         LATEST / "results.json" if not target else FOLDER / f"{machine.name()}.json" if target == "1" else Path(target)
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    here = {**session.config.stash[BEGIN], "load_at_the_end": machine.load()}
+    here = {**stash[BEGIN], "load_at_the_end": machine.load(), "seconds": round(stash[BAR].elapsed())}
     if exitstatus == pytest.ExitCode.INTERRUPTED:
         here["stopped"] = "interrupted, so some cases are missing"
-    results = {"machine": here, "results": measured}
+    results = {"machine": here, "results": measured, **parts}
     path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     folder = LATEST if target in ("", "1") else path.parent
     folder.mkdir(parents=True, exist_ok=True)
     written = report.write(results, folder)
-    say(session.config, f"Results are in {path}", f"A report of them is {written}")
+    say(
+        session.config,
+        f"{stash[BAR].done} cases in {here['seconds']} s",
+        f"Results are in {path}",
+        f"A report of them is {written}",
+    )
 
 
 def capturing_off(config):

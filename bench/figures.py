@@ -42,8 +42,12 @@ def judge(goals: tuple[Goal, ...], point: str, entries: dict[str, Entry]) -> lis
     return results
 
 
+def in_readings(here: dict[str, Entry]) -> dict[str, dict]:
+    return {name: paired(one, here["read"]) for name, one in here.items() if name != "read"} if "read" in here else {}
+
+
 def rows_of(entries: list[Entry], goals: dict[str, tuple[Goal, ...]] | None = None) -> list[dict]:
-    """One result per point: times in µs by contender, ratios to step and to one reading, and the goals."""
+    """One result per point: times in µs by contender, the same in readings, ratios to step, and the goals."""
     rows = []
     for point in dict.fromkeys(entry.point for entry in entries):
         here = {entry.name: entry for entry in entries if entry.point == point}
@@ -65,6 +69,9 @@ def rows_of(entries: list[Entry], goals: dict[str, tuple[Goal, ...]] | None = No
                 "threads": case.threads,
                 "source": case.source,
                 "times": {name: microseconds(entry) for name, entry in here.items()},
+                "readings": {
+                    name: paired(e, here["read"]) for name, e in here.items() if "read" in here and name != "read"
+                },
                 "ratios": ratios,
                 "left_out": some.left_out,
                 "without": {name: list(e.contender.without) for name, e in here.items() if e.contender.without},

@@ -54,7 +54,7 @@ def main() -> int:
     copy = clock.bandwidth()
     here = describe(clock, copy)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"{re.sub('[^a-z0-9]+', '-', here['gpu'].lower()).strip('-')}.json"
+    path = arguments.out / f"{machine.slug(here['gpu'])}.json"
     print(
         f"{here['gpu']}, a copy moves {copy['gb_per_s']['median']:.0f} GB/s; {len(cases)} cases, to {path}", flush=True
     )

@@ -24,24 +24,32 @@ HISTORY = 512
 
 @dataclass(frozen=True)
 class Asked:
-    """A goal of the project on a GPU, for V = MAIN_VOCAB: `times` is what `peer` takes, over what ours takes."""
+    """A goal of a backend on a GPU, for V = MAIN_VOCAB: what others take over what ours takes, or ours by itself."""
 
+    backend: str
     text: str
     bound: float
-    peer: str = ""  # none: our time in readings of the logits
+    peer: str = ""  # a pattern of names, of which the fastest counts. None: our time in `unit`
+    unit: str = "readings"  # or "µs", of the GPU
     batches: tuple[int, ...] = (256,)
     params: tuple[str, ...] = ("topk-topp", "topp")
+    dtypes: tuple[str, ...] = ("bfloat16",)
 
     @property
     def at_least(self) -> bool:
         return bool(self.peer)
 
 
+READINGS = "readings of the logits"
 GOALS = (
-    Asked("FlashInfer ÷ ours", 3, "flashinfer"),
-    Asked("vLLM's kernels ÷ ours", 5, "vllm"),
-    Asked("transformers ÷ ours", 20, "transformers"),
-    Asked("ours, in readings of the logits", 3),
+    Asked("triton", "FlashInfer ÷ ours", 3, "flashinfer", dtypes=DTYPES),
+    Asked("triton", "vLLM's kernels ÷ ours", 5, "vllm", dtypes=DTYPES),
+    Asked("triton", "transformers ÷ ours", 20, "transformers", dtypes=DTYPES),
+    Asked("triton", READINGS, 3, dtypes=DTYPES),
+    Asked("cuda", "µs on the GPU", 10, unit="µs", batches=(1,)),
+    Asked("cuda", READINGS, 1.6, params=("topk-topp",)),
+    Asked("cuda", READINGS, 2.5, params=("topp",)),
+    Asked("cuda", "FlashInfer's fastest ÷ ours", 5, "flashinfer*", batches=tuple(sorted(BATCHES))),
 )
 
 

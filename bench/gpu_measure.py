@@ -1,5 +1,6 @@
 """One case on a GPU: its contenders checked, captured, and timed in turns."""
 
+import fnmatch
 import gc
 import random
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from time import perf_counter, perf_counter_ns
 
 import torch
 from cases import Case
-from gpu_cases import GOALS, MAIN_VOCAB
+from gpu_cases import GOALS, MAIN_VOCAB, Asked
 from gpu_clock import Cpu, summary
 from gpu_contenders import LeftOut, OnDevice, Ours, registry
 from gpu_verify import check
@@ -152,7 +153,7 @@ def row(params: str, case: Case, entries: list[Entry], host: dict, left_out: dic
             if name != mine:
                 ratios[f"{name} / {mine}"] = paired(samples[mode][name], samples[mode][mine]) | {"mode": mode}
     readings = {name: summary([ns / once for ns in one.values()]) for name, one in best.items()}
-    return {
+    made = {
         "point": case.name,
         "params": params,
         "batch": case.batch,
@@ -166,8 +167,8 @@ def row(params: str, case: Case, entries: list[Entry], host: dict, left_out: dic
         "ratios": ratios,
         "without": {e.name: names for e in entries if (names := unheeded(case, e.contender))},
         "left_out": left_out,
-        "goals": [goal for mine in ours for goal in goals(params, case, mine, readings, ratios, left_out)],
     }
+    return made | {"goals": [goal for mine in ours for goal in goals(case, params, mine, made)]}
 
 
 def unheeded(case: Case, contender: OnDevice) -> list[str]:
@@ -183,16 +184,31 @@ def paired(a: Samples, b: Samples) -> dict:
     return summary([a[round_] / b[round_] for round_ in a])
 
 
-def goals(params: str, case: Case, mine: str, readings: dict, ratios: dict, left_out: dict) -> list[dict]:
+def goals(case: Case, params: str, backend: str, row: dict) -> list[dict]:
+    """What the row has reached of the goals of one of our backends."""
     found = []
     for asked in GOALS:
-        if params not in asked.params or case.vocab != MAIN_VOCAB or case.batch not in asked.batches:
+        shape = case.vocab == MAIN_VOCAB and case.batch in asked.batches and case.dtype in asked.dtypes
+        if asked.backend != backend or params not in asked.params or not shape:
             continue
-        reached = ratios.get(f"{asked.peer} / {mine}") if asked.peer else readings[mine]
-        result = {"text": asked.text, "ours": mine, "bound": asked.bound, "at_least": asked.at_least}
+        result = {"text": asked.text, "ours": backend, "bound": asked.bound, "at_least": asked.at_least}
+        reached, why_not = reached_of(asked, backend, row)
         if reached is None:
-            found.append({**result, "reached": None, "why_not": left_out.get(asked.peer, "not measured")})
+            found.append({**result, "reached": None, "why_not": why_not})
             continue
         met = reached["median"] >= asked.bound if asked.at_least else reached["median"] <= asked.bound
         found.append({**result, "reached": reached, "met": met})
     return found
+
+
+def reached_of(asked: Asked, backend: str, row: dict) -> tuple[dict | None, str]:
+    """-> what was reached, or why that is not known."""
+    if not asked.peer:
+        known = row["times"] if asked.unit == "µs" else row["readings"]
+        return known.get(backend), row["left_out"].get(f"{backend} in a graph", "not measured")
+    peers = fnmatch.filter(row["eager"], asked.peer)
+    if not peers:
+        why = [row["left_out"][name] for name in fnmatch.filter(row["left_out"], asked.peer)]
+        return None, (why or ["not measured"])[0]
+    fastest = min(peers, key=lambda name: row["ratios"][f"{name} / {backend}"]["median"])
+    return row["ratios"][f"{fastest} / {backend}"] | {"peer": fastest}, ""

@@ -15,7 +15,12 @@ class Contender:
     """Made ready for one case; `which` says which of the case's histories belongs to the logits."""
 
     turns = 8  # timed calls per round of the interleaving; 1 marks the slow ones
+    slow = False  # sorts or copies about whole rows: a large batch takes seconds
     without: tuple[str, ...] = ()  # parameters it does not know, which it is measured without, with less to do
+
+    @staticmethod
+    def require() -> None:
+        """NotHere where it can run no case at all."""
 
     def __init__(self, case: Case):
         self.case, self.params, self.histories = case, case.params, case.histories()
@@ -39,6 +44,7 @@ class Peer(Contender):
     """Others: `scores` is their chain up to the softmax, which is what can be compared with ours."""
 
     turns = 1
+    slow = True
     # Its float32 sums of up to V terms place the end of the nucleus this inexactly, in logits over the temperature.
     boundary = 1e-3
     keeps_ties = True  # with the k-th largest; otherwise which of equal tokens stay is chance, and the nucleus another

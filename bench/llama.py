@@ -20,16 +20,23 @@ class Llama(Peer):
     boundary = 2e-2  # adds up one share after the other in float32: of 128256, eleven tokens too many or too few
     keeps_ties = False
 
-    def __init__(self, case: Case):
-        super().__init__(case)
+    @staticmethod
+    def require() -> None:
         try:
-            import llama_cpp
-
-            self.llama = llama_cpp
-            self.chains = [[self.chain(row) for row in histories] for histories in self.histories]
+            import llama_cpp  # noqa: F401
         except ModuleNotFoundError as error:
             raise NotHere(f"llama-cpp-python is not installed ({error})") from error
-        except Exception as error:  # a library that does not load, or another version of it, raises all sorts
+        except Exception as error:  # a library that does not load raises all sorts
+            raise NotHere(f"llama-cpp-python: {type(error).__name__}: {error}") from error
+
+    def __init__(self, case: Case):
+        super().__init__(case)
+        import llama_cpp
+
+        self.llama = llama_cpp
+        try:
+            self.chains = [[self.chain(row) for row in histories] for histories in self.histories]
+        except Exception as error:  # and so does another version
             raise NotHere(f"llama-cpp-python: {type(error).__name__}: {error}") from error
         # `llama_sampler_sample` fills such a list from the context's logits at every call; so it belongs to the step.
         self.ids = np.arange(case.vocab, dtype=np.int32)

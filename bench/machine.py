@@ -80,7 +80,12 @@ def load() -> float:
 def name() -> str:
     """For a file of results, such as "amd-epyc-family-26-2-cores-avx512"."""
     here = describe()
-    return re.sub(r"[^a-z0-9]+", "-", f"{here['cpu']} {here['cores']} cores {here['isa']}".lower()).strip("-")
+    return slug(f"{here['cpu']} {here['cores']} cores {here['isa']}")
+
+
+def slug(text: str) -> str:
+    """As part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def _cpu() -> str:

@@ -8,7 +8,7 @@ from time import perf_counter
 
 import machine
 import torch
-from cases import Case, trace
+from cases import SOURCES, Case, trace
 from contenders import prepare
 from interface import Contender, NotHere
 from torch import Tensor
@@ -34,7 +34,7 @@ class Pool:
         self.data = torch.empty(size // dtype.itemsize, dtype=dtype)
         generator = torch.Generator().manual_seed(0)
         for piece in self.data.split(MIB):
-            piece.copy_(3 * torch.randn(len(piece), generator=generator))
+            piece.copy_(SOURCES[source](torch.randn(len(piece), generator=generator)))
 
     def take(self, batch: int, vocab: int) -> tuple[Tensor, int]:
         """Logits [batch, vocab], and which history of the trace belongs to them."""

@@ -65,6 +65,7 @@ class Torch(Peer):
 class TorchTopK(Torch):
     """The same, but top-p and the draw see only the k largest: quicker, though ties with the k-th are dropped."""
 
+    slow = False
     keeps_ties = False
 
     def largest(self, logits: Tensor, which: int) -> tuple[Tensor, Tensor]:

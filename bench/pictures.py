@@ -58,6 +58,9 @@ def draw(results: dict, folder: Path) -> list[tuple[Path, str]]:
         if panels:
             figure(panels, x, label, folder / name)
             written.append((folder / name, text))
+    if share := (results.get("decode") or {}).get("rows"):
+        shares(share, folder / "share.svg")
+        written.append((folder / "share.svg", "Share of a decode step of SmolLM2 that choosing the tokens takes"))
     return written
 
 
@@ -83,21 +86,59 @@ def history(rows: list[tuple[str, dict]]) -> dict[str, list[dict]]:
     return {found[0]["point"].split()[0]: found} if len(found) > 1 else {}
 
 
-def figure(panels: dict[str, list[dict]], x: str, label: str, file: Path) -> None:
+def figure(
+    panels: dict[str, list[dict]], x: str, label: str, file: Path, looks: dict = LOOKS, ours: tuple = ("step",)
+) -> None:
     with matplotlib.rc_context(STYLE):
         made = Figure(figsize=(3.6 * len(panels) + 2.6 + (len(panels) == 1), 3.7), layout="constrained")
         axes = made.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         handles = {}
+        bottom = min(row["times"]["read"]["median"] for rows in panels.values() for row in rows) / 2
         for place, (params, rows) in zip(axes, panels.items()):
-            handles |= panel(place, rows, x)
+            handles |= panel(place, rows, x, bottom, looks, ours)
             place.set_title(TITLES[params])
             place.set_xlabel(label)
             place.grid(True, color=TEXT, alpha=0.25, linewidth=0.6)
+        axes[0].set_ylim(bottom=bottom)  # of all, once all is drawn that the upper end follows
         axes[0].set_ylabel("time per step")
         made.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False)
-        text = StringIO()
-        made.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        save(made, file)
+
+
+def save(made: Figure, file: Path) -> None:
+    text = StringIO()
+    made.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     file.write_text(lighter(text.getvalue()))
+
+
+def shares(rows: list[dict], file: Path) -> None:
+    """A lot of bars for every point: what part of a step of the model and a contender is the contender's."""
+    with matplotlib.rc_context(STYLE):
+        made = Figure(figsize=(8.4, 0.9 + 0.62 * len(rows)), layout="constrained")
+        place, handles, longest = made.subplots(), {}, 0.0
+        for number, row in enumerate(rows):
+            names = [name for name in LOOKS if name in row["shares"]]
+            for line, name in enumerate(names):
+                label, colour, _ = LOOKS[name]
+                share, at = row["shares"][name]["median"], number + 0.8 * (line + 0.5) / len(names) - 0.4
+                handles[label] = place.barh(at, share, 0.72 / len(names), color=colour)
+                place.text(share, at, f" {share:.2g} %", va="center", fontsize=8)
+                longest = max(longest, share)
+        place.set_yticks(range(len(rows)), [point(row) for row in rows])
+        place.invert_yaxis()
+        place.tick_params(axis="y", length=0)
+        place.set_xlim(0, longest * 1.12)
+        place.set_xlabel("share of a decode step, %")
+        labels = [label for label, *_ in LOOKS.values() if label in handles]
+        made.legend([handles[label] for label in labels], labels, loc="outside right upper", frameon=False)
+        save(made, file)
+
+
+def point(row: dict) -> str:
+    rows, threads = (
+        f"{row[key]} {text}{'s' * (row[key] > 1)}" for key, text in (("batch", "row"), ("threads", "thread"))
+    )
+    return f"{TITLES[row['params']]},\n{rows}, {threads}"
 
 
 def lighter(svg: str) -> str:
@@ -110,20 +151,23 @@ def lighter(svg: str) -> str:
     return re.sub(r"\s*\n\s*", "\n", svg).replace("DejaVuSans-", "c")
 
 
-def panel(place, rows: list[dict], x: str) -> dict:
+def panel(place, rows: list[dict], x: str, bottom: float, looks: dict, ours: tuple) -> dict:
     """Draws one; -> {label: line}, slowest first, as they lie above one another."""
     drawn = []
-    for name, (label, colour, marker) in LOOKS.items():
+    for name, (label, colour, marker) in looks.items():
         points = [(row[x], row["times"][name]) for row in rows if name in row["times"]]
         if len(points) > 1:
             at, medians = [value for value, _ in points], [time["median"] for _, time in points]
-            style = {"color": colour, "marker": marker, "zorder": 4 if name == "step" else 3}
+            style = {"color": colour, "marker": marker, "zorder": 4 if name in ours else 3}
             (line,) = place.plot(at, medians, **style)
-            place.fill_between(at, [t["q1"] for _, t in points], [t["q3"] for _, t in points], color=colour, alpha=0.2)
+            low, high = zip(*(band(time) for _, time in points))
+            place.fill_between(at, low, high, color=colour, alpha=0.2)
             drawn.append((medians[-1], label, line))
     limit = [(row[x], row["times"]["read"]["median"]) for row in rows if "read" in row["times"]]
     (line,) = place.plot(*zip(*limit), color=TEXT, linestyle="--", linewidth=1.5, zorder=2)
-    place.fill_between([at for at, _ in limit], [time for _, time in limit], 1, color=TEXT, alpha=0.12, linewidth=0)
+    place.fill_between(
+        [at for at, _ in limit], [time for _, time in limit], bottom, color=TEXT, alpha=0.12, linewidth=0
+    )
     drawn.append((limit[-1][1], LIMIT, line))
     at = [row[x] for row in rows]
     if x == "history":  # has a zero
@@ -132,13 +176,21 @@ def panel(place, rows: list[dict], x: str) -> dict:
         place.set_xscale("log")
         place.set_xlim(at[0] / 1.15, at[-1] * 1.15)
     place.set_yscale("log")
-    lowest = min(time for _, time in limit)
-    place.set_ylim(bottom=lowest / 2)
-    place.set_xticks(at, [thousands(value) for value in at])
+    place.set_xticks(at, ["" if crowded(before, value) else thousands(value) for before, value in zip([0, *at], at)])
     place.xaxis.set_minor_locator(NullLocator())
     place.yaxis.set_minor_locator(NullLocator())
     place.yaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
     return {label: line for _, label, line in sorted(drawn, key=lambda entry: -entry[0])}
+
+
+def band(time: dict) -> tuple[float, float]:
+    """Quartiles, or where few rounds were measured, the extremes."""
+    return (time["q1"], time["q3"]) if "q1" in time else (time["min"], time["max"])
+
+
+def crowded(before: int, value: int) -> bool:
+    """Whether the label of the next place to the left leaves no room for one here."""
+    return value < 1.25 * before
 
 
 def thousands(value: int) -> str:

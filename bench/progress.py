@@ -42,6 +42,16 @@ class SessionBar:
         self.total = self.done = 0
         self.progress = bar()
         self.task = None
+        self.began = monotonic()
+
+    def elapsed(self) -> float:
+        return monotonic() - self.began
+
+    def text(self, seconds: float) -> str:
+        """Where the run is, for those who see no bar, after a case that took so long."""
+        minutes = self.elapsed() / 60
+        left = minutes / max(self.done, 1) * (self.total - self.done)
+        return f"  {seconds:.1f} s; {self.done} of {self.total} in {minutes:.1f} min, some {left:.1f} left"
 
     @contextmanager
     def shown(self, text: str):

@@ -7,43 +7,25 @@ import json
 from pathlib import Path
 
 import gpu_report
-from tables import microseconds, ratio, table
+import parts_report
+import top_report
+from tables import PEERS, microseconds, ratio, spread, table
 
 README = Path(__file__).parent / "README.md"
 TOP = README.parent.parent / "README.md"
 RESULTS = README.parent / "results"
 BEGIN, END = "<!-- results: begin, written by report.py -->", "<!-- results: end -->"
 GPU_BEGIN, GPU_END = "<!-- GPU results: begin, written by report.py -->", "<!-- GPU results: end -->"
-TOP_POINTS = {  # of the first results, in the README at the top
-    "One row": {
-        "topk-topp float32 cold": "top-k 50 and top-p 0.95",
-        "topp float32 cold": "top-p 0.95",
-        "temperature float32 cold": "temperature alone",
-        "greedy float32 cold": "greedy",
-    },
-    "Real logits": {
-        "topk-topp warm": "real logits, top-k 50 and top-p 0.95",
-        "topp warm": "real logits, top-p 0.95",
-        "greedy warm": "real logits, greedy",
-    },
+LEGENDS = {
+    "cpu": "Times: float32 logits from memory, one thread; medians, with the quartiles as bands. No sampler can be "
+    "below the dashed line, which is one reading of the logits.",
+    "gpu": "Logits in bfloat16, from memory; medians, with the extremes as bands. No sampler can be below the dashed "
+    "line, which is one reading of the logits at the bandwidth of a copy.",
 }
-
-LEGEND = (
-    "Float32 logits from memory, one thread; medians, with the quartiles as bands. No sampler can be below the dashed "
-    "line, which is one reading of the logits."
-)
 
 # In this order, where a group has them: heading, key of the times or of the ratios.
-TIMES = ("read", "step", "kernel", "sample", "torch", "torch-topk", "torch-compile", "transformers", "llama.cpp")
-PEERS = ("torch", "torch-topk", "torch-compile", "transformers", "llama.cpp")
-RATIOS = {
-    "readings": "step / read",
-    "torch ÷ step": "torch / step",
-    "torch-topk ÷ step": "torch-topk / step",
-    "torch-compile ÷ step": "torch-compile / step",
-    "transformers ÷ step": "transformers / step",
-    "llama.cpp ÷ step": "llama.cpp / step",
-}
+TIMES = ("read", "step", "kernel", "sample", *PEERS)
+RATIOS = {f"{name} ÷ step": f"{name} / step" for name in PEERS}
 
 
 def main() -> None:
@@ -57,18 +39,21 @@ def main() -> None:
     parser.add_argument("--readme", type=Path, default=README, help="the file with the markers (default: %(default)s)")
     arguments = parser.parse_args()
 
-    given = read(arguments.results)
-    cpu, gpu = (
-        [results for results in given if of_gpu(results) == kind]
-        or [results for results in read(sorted(RESULTS.glob("*.json"))) if of_gpu(results) == kind]
-        for kind in (False, True)
+    given, there = read(arguments.results), read(sorted(RESULTS.glob("*.json")))
+    cpu, gpu, counted = (
+        [results for results in given if kind_of(results) == kind]
+        or [results for results in there if kind_of(results) == kind]
+        for kind in ("cpu", "gpu", "bytes")
     )
     if cpu:
         drawn = show(cpu[0], arguments.readme.parent)
         put(arguments.readme, "\n\n".join([drawn, *(section(results) for results in cpu)]), BEGIN, END)
-        if arguments.readme == README:
-            put(TOP, top_table(cpu[0]), BEGIN, END)
-    put(arguments.readme, gpu_report.sections(gpu), GPU_BEGIN, GPU_END)
+    drawn = show(gpu[0], arguments.readme.parent) if gpu else ""
+    text = "\n\n".join(filter(None, [drawn, gpu_report.sections(gpu, counted)]))
+    put(arguments.readme, text, GPU_BEGIN, GPU_END)
+    if arguments.readme == README:
+        picture = drawn.split("\n", 1)[0].replace("](", "](bench/")
+        put(TOP, top_report.block(cpu[0] if cpu else None, gpu[0] if gpu else None, picture), BEGIN, END)
 
 
 def write(results: dict, folder: Path) -> Path:
@@ -80,19 +65,26 @@ def write(results: dict, folder: Path) -> Path:
 
 def show(results: dict, folder: Path) -> str:
     """Draws the pictures, in folder/pictures; -> the lines that show them in a file in `folder`."""
-    import pictures  # here, as GPU machines may lack matplotlib and have nothing to draw
+    import gpu_pictures  # here, as GPU machines may lack matplotlib and draw nothing
+    import pictures
 
-    drawn = pictures.draw(results, folder / "pictures")
+    kind = kind_of(results)
+    drawn = (gpu_pictures if kind == "gpu" else pictures).draw(results, folder / "pictures")
     lines = [f"![{text}](pictures/{path.name})" for path, text in drawn]
-    return "\n\n".join([*lines, LEGEND] if lines else [])
+    return "\n\n".join([*lines, LEGENDS[kind]] if lines else [])
 
 
 def read(paths: list[Path]) -> list[dict]:
-    return [json.loads(path.read_text()) for path in paths]
+    """The newest first."""
+    found = [json.loads(path.read_text()) for path in paths]
+    return sorted(found, key=lambda results: results.get("machine", {}).get("date", ""), reverse=True)
 
 
-def of_gpu(results: dict) -> bool:
-    return "gpu" in results["machine"]
+def kind_of(results: dict) -> str:
+    """Of "cpu", "gpu" and "bytes", which gpu_bytes.py counted."""
+    if "machine" not in results:
+        return "bytes"
+    return "gpu" if "gpu" in results["machine"] else "cpu"
 
 
 def put(file: Path, body: str, begin: str, end: str) -> None:
@@ -105,26 +97,12 @@ def put(file: Path, body: str, begin: str, end: str) -> None:
     print(f"{file}: written")
 
 
-def top_table(results: dict) -> str:
-    rows = {(m["group"], row["point"]): row for m in results["results"] for row in m["rows"]}
-    body = []
-    for group, points in TOP_POINTS.items():
-        for point, text in points.items():
-            row = rows[group, point]
-            others = [row["ratios"].get(RATIOS[f"{peer} ÷ step"]) for peer in ("transformers", "torch")]
-            cells = [microseconds(row["times"]["step"]["median"]), ratio(row["ratios"]["step / read"]["median"])]
-            body.append([text, *cells, *(ratio(other["median"]) if other else "" for other in others)])
-    headings = ["one row, one thread", "µs a step", "readings of the row", "transformers ÷ ours", "plain torch ÷ ours"]
-    here = results["machine"]
-    return f"{table(headings, body)}\n\n{here['cpu']}, {here['isa']}, {here['date'][:10]}; medians."
-
-
 def section(results: dict) -> str:
     groups: dict[str, list[dict]] = {}
     for measured in results["results"]:
         groups.setdefault(measured["group"], []).extend(measured["rows"])
     goals = [goal for rows in groups.values() for row in rows for goal in row["goals"]]
-    parts = [machine(results["machine"])]
+    parts = [machine(results["machine"]) + limit(groups)]
     if goals:
         parts += ["### Goals", table(["goal", "asked", "reached", "met"], [goal_cells(goal) for goal in goals])]
     for group, rows in groups.items():
@@ -132,6 +110,7 @@ def section(results: dict) -> str:
     return "\n\n".join(
         [
             *parts,
+            parts_report.sections(results),
             "### Left out, or measured with less to do",
             left_out([row for rows in groups.values() for row in rows]),
         ]
@@ -161,8 +140,18 @@ def machine(here: dict) -> str:
         f"Caches {caches}; {here['system']}; {versions}; commit {here['commit']}; {here['date']}; "
         f"GOMP_SPINCOUNT {here['gomp_spincount'] or 'not set'}; load average {here['load']} before the run and "
         f"{here['load_at_the_end']} after it (the run itself makes 1 of it)."
+        + (f" It took {here['seconds'] / 60:.1f} minutes." if "seconds" in here else "")
         + (f" **{here['stopped']}.**" if "stopped" in here else "")
     )
+
+
+def limit(groups: dict[str, list[dict]]) -> str:
+    """What a reading comes to, from the first row that comes from memory on one thread."""
+    for row in (row for rows in groups.values() for row in rows if "read" in row["times"]):
+        if (row["regime"], row["threads"]) == ("cold", 1) and row["vocab"] >= 128256:
+            size = row["batch"] * row["vocab"] * {"float32": 4}.get(row["dtype"], 2)
+            return f" One reading of a row from memory: {size / row['times']['read']['median'] / 1e3:.1f} GB/s."
+    return ""
 
 
 def goal_cells(goal: dict) -> list[str]:
@@ -177,14 +166,23 @@ def group_table(rows: list[dict]) -> str:
     body = []
     for row in rows:
         cells = [row["point"]]
-        cells += [spread(row["times"].get(name), microseconds) for name in times]
-        cells += [spread(row["ratios"].get(RATIOS[heading]), ratio) for heading in ratios]
+        cells += [time(row, name) for name in times]
+        cells += [
+            spread(row["ratios"].get("step / read")),
+            *(spread(row["ratios"].get(RATIOS[name])) for name in ratios),
+        ]
         body.append(cells)
-    return table(["times in µs", *times, *ratios], body)
+    return table(["µs; readings", *times, "step, readings", *ratios], body)
 
 
-def spread(values: dict | None, show) -> str:
-    return f"{show(values['median'])} ({show(values['q1'])}–{show(values['q3'])})" if values else ""
+def time(row: dict, name: str) -> str:
+    """With how many readings that is."""
+    found = row["times"].get(name)
+    if name == "read" or not found or "read" not in row["times"]:
+        return spread(found, microseconds)
+    known = row.get("readings", {}).get(name)
+    readings = known["median"] if known else found["median"] / row["times"]["read"]["median"]
+    return f"{spread(found, microseconds)}; {ratio(readings)}"
 
 
 if __name__ == "__main__":

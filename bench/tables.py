@@ -1,5 +1,8 @@
 """Markdown tables, and how numbers stand in them."""
 
+PEERS = ("torch", "torch-topk", "torch-compile", "transformers", "llama.cpp")  # in the order of the columns
+NOT_YET = "not measured yet"
+
 
 def table(headings: list[str], rows: list[list[str]]) -> str:
     lines = [headings, ["---"] + ["--:"] * (len(headings) - 1), *rows]
@@ -12,3 +15,11 @@ def microseconds(value: float) -> str:
 
 def ratio(value: float) -> str:
     return f"{value:.0f}" if value >= 20 else f"{value:.2f}"
+
+
+def spread(values: dict | None, show=ratio) -> str:
+    """The median, with quartiles or extremes, whichever there are."""
+    if not values:
+        return ""
+    low, high = (values[key] for key in (("q1", "q3") if "q1" in values else ("min", "max")))
+    return f"{show(values['median'])} ({show(low)}–{show(high)})"

@@ -15,6 +15,11 @@ def test_trace(measure, case):
     measure("Real logits", {case.name: case})
 
 
+@pytest.mark.parametrize("case", cases.hard_cases(), ids=lambda case: case.name)
+def test_hard(measure, case):
+    measure("Hard rows", {case.name: case})
+
+
 @pytest.mark.parametrize("case", cases.shape_cases(machine.cores()), ids=lambda case: case.name)
 def test_shape(measure, case):
     measure("Sizes", {case.name: case})

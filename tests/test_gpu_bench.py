@@ -68,7 +68,70 @@ def test_report(results, tmp_path):
 def test_report_without_results():
     code = "import gpu_report; print(gpu_report.sections([]))"
     text = run("-c", f"import sys; sys.path.insert(0, 'bench'); {code}")
-    assert text.count("not measured yet") == 4 and "at least 20" in text and "at most 3" in text
+    assert text.count("not measured yet") == 8 and "at least 20" in text and "at most 3" in text
+    assert "cuda: FlashInfer's fastest" in text and "at most 1.6" in text
+
+
+def with_bench(code: str) -> str:
+    """bench/ before tests/, as both have a cases.py."""
+    return run("-c", f"import sys; sys.path[:0] = ['bench']; sys.path.append('tests')\nimport made_up_gpu\n{code}")
+
+
+def test_goals_of_each_backend():
+    """A line for each goal and case, with all its batches, and what was missed in bold."""
+    text = with_bench(
+        "import gpu_report\n"
+        "rows = made_up_gpu.results()['results'][0]['rows']\n"
+        "print(gpu_report.goal_table(rows), end='\\n\\n')\n"
+        "goal = next(g for row in rows for g in row['goals'] if g['text'].startswith('FlashInfer\\'s fastest'))\n"
+        "goal['met'] = False\n"
+        "print(goal['reached']['peer'], gpu_report.goal_table(rows), sep='\\n', end='\\n\\n')\n"
+        "goal.update(reached=None, why_not='does not import')\n"
+        "print(gpu_report.goal_table(rows))"
+    )
+    asked, missed, unknown = text.split("\n\n")
+    assert len(asked.splitlines()) == 2 + 6 + 16
+    assert "| cuda: µs on the GPU | topp bfloat16 | at most 10 | B=1: 4.08 (3.67–4.89) | yes |" in asked
+    assert "| at least 5 | B=1: 5.05, B=8: 5.33, B=32: 5.95, B=64" in asked and "**" not in asked
+    assert missed.startswith("flashinfer-cake\n")  # faster than "flashinfer" at 256 rows
+    assert ", B=256: **5.90**, B=512" in missed and missed.count("**no**") == 1
+    assert "B=256: not measured: does not import, B=512" in unknown and "**" not in unknown
+
+
+def test_report_and_pictures_of_a_gpu(tmp_path):
+    """From files alone: goals, bytes, pictures with everybody in them."""
+    pytest.importorskip("matplotlib")
+    files = tmp_path / "made-up-gpu.json", tmp_path / "made-up-gpu-bytes.json"
+    text = with_bench(
+        "import json, gpu_pictures\n"
+        "print(json.dumps([made_up_gpu.results(), made_up_gpu.counted(), "
+        "[gpu_pictures.LOOKS[name][1] for name in made_up_gpu.SPEEDS if name != 'read']]))"
+    )
+    *written, colours = json.loads(text)
+    for file, one in zip(files, written):
+        file.write_text(json.dumps(one))
+    readme = tmp_path / "README.md"
+    shutil.copy(ROOT / "bench" / "README.md", readme)
+    run("bench/report.py", *files, "--readme", readme)
+    text = readme.read_text().split("<!-- GPU results: begin")[1]
+    assert "](pictures/gpu-batch.svg)" in text and "](pictures/gpu-vocabulary.svg)" in text
+    assert "Nsight Compute; B = 256" in text and "cuda topp 1.04" in text
+    for name in ("gpu-batch.svg", "gpu-vocabulary.svg"):
+        drawn = (tmp_path / "pictures" / name).read_text()
+        assert all(colour in drawn for colour in colours), name
+
+
+def test_everybody_on_a_gpu_has_a_look():
+    pytest.importorskip("matplotlib")
+    with_bench(
+        "import gpu_contenders, gpu_pictures\n"
+        "assert gpu_pictures.LOOKS.keys() == gpu_contenders.registry('cuda').keys() - {'read'}"
+    )
+
+
+def test_the_rows_we_lose_are_shown():
+    text = with_bench("import gpu_report; print(gpu_report.top(made_up_gpu.results()))")
+    assert text.count("**lost to torch-topk** temperature B=8") == 2 and "Made-up GPU" in text
 
 
 def test_a_run_without_time(tmp_path):
@@ -110,3 +173,24 @@ def test_a_wrong_contender_is_left_out(tmp_path):
 
 def test_small_check():
     assert "0 wrong" in run("tests/gpu_small.py", "cpu", "--device", "cpu", "--vocabs", "1", "130").splitlines()[-1]
+
+
+def test_bytes_are_read_off_the_profiler(tmp_path, monkeypatch):
+    """Nsight Compute's table: a line of names, one of units, one for each kernel."""
+    ncu = tmp_path / "ncu"
+    ncu.write_text("""#!/bin/sh
+echo '==PROF== Connected to process 1'
+echo '"ID","Kernel Name","dram__bytes_read.sum"'
+echo '"","","byte"'
+echo '"0","step_kernel","66,000,000"'
+echo '"1","step_kernel","66000000.5"'
+echo '"2","step_kernel","65999999.5"'
+""")
+    ncu.chmod(0o755)
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    import gpu_bytes
+
+    assert gpu_bytes.counted(str(ncu), "cuda", "topp") == 66e6
+    ncu.write_text("#!/bin/sh\necho 'ERR_NVGPUCTRPERM' >&2\n")
+    with pytest.raises(RuntimeError, match="ERR_NVGPUCTRPERM"):
+        gpu_bytes.counted(str(ncu), "cuda", "topp")
