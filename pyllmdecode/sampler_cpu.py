@@ -1,5 +1,8 @@
 """A sampler's state for the native CPU backend: arrays that csrc/cpu reads and appends to."""
 
+import contextlib
+import mmap
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,8 +22,7 @@ class State:
         self.records = np.zeros((max_batch, RECORD_SIZE), np.uint8)
         self.list_addresses = np.zeros(max_batch, np.uint64)
         self.lists: list[np.ndarray | None] = [None] * max_batch  # keeps the addresses alive
-        # np.empty commits no memory before it is written to.
-        self.tokens, self.distinct, self.counts = (np.empty((max_batch, max_length), np.int32) for _ in range(3))
+        self.tokens, self.distinct, self.counts = (_reserve(max_batch, max_length) for _ in range(3))
         self.lengths, self.prompt_lengths, self.num_distinct = (np.zeros(max_batch, np.int64) for _ in range(3))
         self.status = np.zeros(max_batch, np.int32)
         arrays = (self.records, self.list_addresses, self.tokens, self.distinct, self.counts)
@@ -105,3 +107,15 @@ class State:
         self.lists[slot] = lists
         self.list_addresses[slot] = lists.ctypes.data
         self.rows = ()  # this slot may have another length than the one that had its number before
+
+
+def _reserve(rows: int, columns: int) -> np.ndarray:
+    """int32 [rows, columns] in memory that is committed where it is written to, some KB at a time.
+
+    NumPy asks for large pages, of which a short history would commit a whole one in each array.
+    """
+    memory = mmap.mmap(-1, 4 * rows * columns, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without large pages
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, np.int32).reshape(rows, columns)
