@@ -20,9 +20,9 @@ class Sampler:
     vocab_size: V of the logits that `step` will get, at most 2^22.
     device: where logits and state live. backend: as in `sample`.
 
-    State does not grow with the vocabulary. On the CPU it takes at most 12 bytes per token seen (history, distinct tokens,
-    counts), committed as tokens come. On a GPU a request takes memory for max_length tokens when it joins: 4 bytes for
-    each, 1 more with an n-gram ban, and 12 more with penalties.
+    State does not grow with the vocabulary. On the CPU it takes at most 12 bytes per token seen (history, distinct
+    tokens, counts), committed as tokens come. On a GPU a request takes memory for max_length tokens when it joins: 4
+    bytes for each, 1 more with an n-gram ban, and 12 more with penalties.
     """
 
     def __init__(
