@@ -28,8 +28,9 @@ class Barrier {
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
       arrived_.store(0, std::memory_order_relaxed);
       turn_.store(turn + 1, std::memory_order_release);
+      turn_.notify_all();
     } else {
-      while (turn_.load(std::memory_order_acquire) == turn) sched_yield();
+      turn_.wait(turn, std::memory_order_acquire);
     }
   }
 
