@@ -1,4 +1,4 @@
-"""How it is measured: rotating inputs, interleaved calls, medians and quartiles."""
+"""How it is measured: rotating inputs, interleaved calls, several starts."""
 
 import gc
 import random
@@ -16,8 +16,9 @@ from verify import check
 
 MIB = 2**20
 WARM_BYTES = 12 * MIB  # beyond the second-level cache, well within most last-level ones
-SECONDS = 1.0  # per interleaving; at least MIN_ROUNDS are made, however long they take
-MIN_ROUNDS, MAX_ROUNDS = 7, 40
+SECONDS = 1.0  # per interleaving; at least MIN_ROUNDS are made in each start, however long they take
+STARTS = 3
+MIN_ROUNDS, MAX_ROUNDS = 3, 14
 
 
 class Pool:
@@ -108,6 +109,24 @@ def entries_of(cases: dict[str, Case], pools: dict[str, Pool] | None = None) -> 
 
 def interleave(entries: list[Entry], seconds: float = SECONDS, tick=lambda share: None) -> None:
     """Fills the samples of the entries; tells `tick` between the rounds what share of them is done.
+
+    In several starts, for each of which the quick contenders are made anew: where their memory happens to lie makes
+    some percent. Slow ones make theirs in every call.
+    """
+    for start in range(STARTS):
+        for entry in entries if start else ():
+            if entry.contender.turns > 1:
+                entry.contender = prepare(entry.name, entry.contender.case)
+        earlier = [entry.samples for entry in entries]
+        for entry in entries:
+            entry.samples = []
+        make_rounds(entries, seconds / STARTS, lambda share, start=start: tick((start + share) / STARTS))
+        for entry, samples in zip(entries, earlier):
+            entry.samples = samples + entry.samples
+
+
+def make_rounds(entries: list[Entry], seconds: float, tick) -> None:
+    """Of one start.
 
     A round is one turn of every slow contender and then eight of every quick one, each lot in an order shuffled anew.
     So a drift of the machine's speed meets all alike, nobody always follows the same other, and over the rounds all

@@ -185,7 +185,7 @@ def panel(place, rows: list[dict], x: str, bottom: float, looks: dict, ours: tup
 
 def band(time: dict) -> tuple[float, float]:
     """Quartiles, or where few rounds were measured, the extremes."""
-    return (time["q1"], time["q3"]) if "q1" in time else (time["min"], time["max"])
+    return (time["p5"], time["p95"]) if "p5" in time else (time["min"], time["max"])
 
 
 def crowded(before: int, value: int) -> bool:

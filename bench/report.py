@@ -17,8 +17,8 @@ RESULTS = README.parent / "results"
 BEGIN, END = "<!-- results: begin, written by report.py -->", "<!-- results: end -->"
 GPU_BEGIN, GPU_END = "<!-- GPU results: begin, written by report.py -->", "<!-- GPU results: end -->"
 LEGENDS = {
-    "cpu": "Times: float32 logits from memory, one thread; medians, with the quartiles as bands. No sampler can be "
-    "below the dashed line, which is one reading of the logits.",
+    "cpu": "Times: float32 logits from memory, one thread; medians, with bands between which nine calls of ten lie. No "
+    "sampler can be below the dashed line, which is one reading of the logits.",
     "gpu": "Logits in bfloat16, from memory; medians, with the extremes as bands. No sampler can be below the dashed "
     "line, which is one reading of the logits at the bandwidth of a copy.",
 }

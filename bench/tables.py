@@ -18,8 +18,8 @@ def ratio(value: float) -> str:
 
 
 def spread(values: dict | None, show=ratio) -> str:
-    """The median, with quartiles or extremes, whichever there are."""
+    """The median, with what nine values of ten lie between, or the extremes, whichever there are."""
     if not values:
         return ""
-    low, high = (values[key] for key in (("q1", "q3") if "q1" in values else ("min", "max")))
+    low, high = (values[key] for key in (("p5", "p95") if "p5" in values else ("min", "max")))
     return f"{show(values['median'])} ({show(low)}–{show(high)})"
