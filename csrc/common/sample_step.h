@@ -33,7 +33,7 @@ struct Interval {
 template <class Row>
 PLD_HD float nucleus(Row& row, float low, const RowParams& params) {
   MassBounds total = row.mass_for(params.top_p);
-  for (;;) {
+  for (;;) {  // twice at most: after that the total is exact
     const TopP rule{total.low, params.top_p};
     row.focus_on_mass(rule, low);
     const float t = row.threshold(rule);

@@ -116,7 +116,7 @@ class Row {
     if (!gathered_) focus_on(everything());
     Found found;
     PLD_ROLLED
-    for (;;) {
+    for (;;) {  // twice at most: after that all tokens in focus are candidates
       found = search(rule);
       if (found.value > -infinity() || floor_ <= low_) break;
       focus_on(everything());

@@ -186,7 +186,7 @@ struct Search {
       Stats sum = above;
       int32_t count = 0;
       PLD_UNROLL_BY_8
-      for (int j = 0; j < n; ++j) {  // without branches, so that loads are under way together
+      for (int j = 0; j < n; ++j) {  // n <= kListed; without branches, so that loads are under way together
         const uint64_t mass = s.listed_mass[j];
         const bool in = s.listed[j] >= value;
         count += in;
