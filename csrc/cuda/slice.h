@@ -36,8 +36,10 @@ struct Float16 {
   PLD_DEVICE static float widen(uint32_t bits) {
 #ifdef __CUDA_ARCH__
     return __half2float(__ushort_as_half(uint16_t(bits)));
-#elif !defined(__CUDACC__)
-    return float(std::bit_cast<_Float16>(uint16_t(bits)));
+#else  // the exponent's bias differs by 112; multiplying by 2^112 is exact, for subnormals too
+    const uint32_t magnitude = (bits & 0x7fff) << 13, sign = (bits & 0x8000) << 16;
+    const bool finite = (bits & 0x7c00) != 0x7c00;
+    return bits_to_float(sign | (finite ? float_to_bits(bits_to_float(magnitude) * 0x1p112f) : magnitude | kInfBits));
 #endif
   }
 };
