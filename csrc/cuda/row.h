@@ -8,12 +8,6 @@
 
 PLD_BEGIN
 
-struct Larger {
-  template <class T>
-  PLD_DEVICE T operator()(T a, T b) const {
-    return a > b ? a : b;
-  }
-};
 struct Smaller {
   template <class T>
   PLD_DEVICE T operator()(T a, T b) const {
