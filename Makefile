@@ -18,7 +18,7 @@ help:
 	@echo 'make test-sanitize  the native code under address, undefined-behaviour and thread sanitizers'
 	@echo 'make bench          timings beside others, and a report of them; under ten minutes'
 	@echo 'make bench-check    is the working tree slower than BASE=commit (default: where it left main, or the last commit)?'
-	@echo 'make report         tables and pictures of bench/README.md from bench/results'
+	@echo 'make report         tables and pictures of bench/RESULTS.md from bench/results'
 	@echo 'make gpu            tests and timings where there is an NVIDIA GPU, in ten minutes, without .venv; OUT=FOLDER'
 	@echo 'make lint, format   check or apply the style of Python (ruff) and C++ (clang-format)'
 	@echo 'make build          compile the native code that has changed; also for CUDA where there is nvcc'
@@ -62,13 +62,13 @@ gpu:
 	@PYTHON="$(PYTHON)" bash tests/gpu.sh
 
 bench: build
-	$(BIN)/python -m pytest bench --benchmark-only $(BENCH_ARGS)
+	$(BIN)/python -m pytest bench/cpu --benchmark-only $(BENCH_ARGS)
 
 bench-check: build
-	@$(BIN)/python bench/check.py --base "$(BASE)" --change "$(CHANGE)" $(BENCH_ARGS)
+	@$(BIN)/python -m bench.cpu.check --base "$(BASE)" --change "$(CHANGE)" $(BENCH_ARGS)
 
 report: $(STAMP)
-	@$(BIN)/python bench/report.py
+	@$(BIN)/python -m bench.report
 
 # tables.h is generated, and a test compares it with what generates it.
 CXX_FILES = $(shell find csrc -name tables.h -o -name '*.cpp' -print -o -name '*.h' -print -o -name '*.cu*' -print)

@@ -16,7 +16,7 @@ import sysconfig
 from pathlib import Path
 from typing import NamedTuple
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, SetupError
 
@@ -194,7 +194,7 @@ class NinjaBuild(build_ext):
 
 
 setup(
-    packages=["pyllmdecode", "pyllmdecode.reference", "pyllmdecode.kernels"],
+    packages=[*find_packages(include=["pyllmdecode", "pyllmdecode.*"]), "pyllmdecode.kernels"],
     package_dir={"pyllmdecode": "pyllmdecode", "pyllmdecode.kernels": "kernels"},
     package_data={"pyllmdecode.kernels": ["README.md"]},  # a package without files would not be installed at all
     ext_modules=[Extension(f"pyllmdecode.{name}", []) for name in ("_cpu", "_cuda", "_cuda_on_threads")],

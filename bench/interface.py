@@ -3,8 +3,9 @@
 from time import perf_counter_ns
 
 import torch
-from cases import Case
 from torch import Tensor
+
+from .cases import Case
 
 
 class NotHere(Exception):

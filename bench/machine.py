@@ -41,7 +41,7 @@ def caches() -> dict[str, str]:
 def describe() -> dict:
     import transformers  # here, as the GPU benchmark does without both
 
-    from pyllmdecode import cpu
+    from pyllmdecode.backends import cpu
 
     return {
         "cpu": _cpu(),

@@ -1,8 +1,8 @@
 """Where a step's data lies, for the kernels.
 
 **The table** holds one request per row, TABLE_WORDS int64 words: its packed parameters (tables.RECORD_FIELDS), then the
-addresses of its arrays and its counters (tables.STATE_FIELDS); pyllmdecode/requests.py fills it in. Addresses instead
-of one large array, so that a request takes memory for what it uses, and so that a captured CUDA graph finds requests
+addresses of its arrays and its counters (tables.STATE_FIELDS); backends/requests.py fills it in. Addresses instead of
+one large array, so that a request takes memory for what it uses, and so that a captured CUDA graph finds requests
 that joined after it was captured.
 
 **The workspace** holds what a step needs for one row of the batch, in 32-bit words (`Workspace`). Its two bit masks are

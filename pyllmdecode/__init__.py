@@ -2,7 +2,7 @@
 
 from . import metrics, reference
 from .api import process_logits, sample
-from .backends import Backend, backends
+from .backends.choice import Backend, backends
 from .output import RowError, SampleOutput
 from .params import SamplingParams
 from .sampler import Sampler

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import cpu, gpu, inputs, reference
-from .backends import ON_GPUS, choose, module
+from . import inputs, reference
+from .backends import cpu, gpu
+from .backends.choice import ON_GPUS, choose, module
 from .output import SampleOutput, checked
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from . import inputs, ops
-from .backends import ON_GPUS, choose, module
+from .backends.choice import ON_GPUS, choose, module
 from .output import SampleOutput, checked
 from .params import SamplingParams, check_vocab
 
@@ -41,14 +41,14 @@ class Sampler:
         self.backend = choose(backend, self.device)
         sizes = self.vocab_size, self.max_batch, self.max_length, self.device
         if self.backend in ON_GPUS:
-            from .sampler_gpu import State
+            from .backends.state_gpu import State
 
             self._state = State(*sizes, module(self.backend))
         else:
             if self.backend == "cpu":
-                from .sampler_cpu import State
+                from .backends.state_cpu import State
             else:
-                from .sampler_reference import State
+                from .backends.state_reference import State
             self._state = State(*sizes)
         self._params: dict[int, SamplingParams] = {}
         self._active: tuple[int, ...] = ()

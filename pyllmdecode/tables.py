@@ -133,7 +133,7 @@ def header() -> str:
     unused = TABLE_WORDS - RECORD_SIZE // 8 - len(STATE_FIELDS)
     lines += [
         "// A request on a GPU. Its lists have another form than the fields of RowParams say, which is the CPU's: see",
-        "// _records in pyllmdecode/requests.py. It has no pairs of biases there, but touched_bias.",
+        "// _records in pyllmdecode/backends/requests.py. It has no pairs of biases there, but touched_bias.",
         "struct Request {",
         _member("params", "RowParams", ""),
         *(_member(*field) for field in STATE_FIELDS),

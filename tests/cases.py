@@ -9,14 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hypothesis import strategies as st
 
 import pyllmdecode as pld
 from pyllmdecode import SamplingParams
 
 INF, NAN = math.inf, math.nan
+
+
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
 LISTS = (  # what a step may be asked for besides the token
     {},
     {"logprobs": "processed", "top_logprobs": 7},
@@ -265,63 +270,3 @@ def trace() -> tuple[torch.Tensor, torch.Tensor, list[int]]:
             torch.from_numpy(arrays["histories"]),
             arrays["prompt_lengths"].tolist(),
         )
-
-
-FLOATS = st.one_of(
-    st.floats(-30, 30, width=32),
-    st.sampled_from([0.0, -0.0, 1.0, 2.0, 3.0, INF, -INF, NAN, FLOAT32_MAX, -FLOAT32_MAX, 1e-45, 1e-38]),
-    st.floats(width=32),
-)
-
-
-@st.composite
-def sampling_params(draw, vocab: int) -> SamplingParams:
-    """Any parameters; each one is off half of the time."""
-
-    def maybe(name, strategy):
-        return {name: draw(strategy)} if draw(st.booleans()) else {}
-
-    ids = st.integers(0, vocab - 1)
-    small = st.floats(-3, 3, width=32)
-    return SamplingParams(
-        seed=draw(st.integers(0, 2**64 - 1)),
-        **maybe("temperature", st.one_of(st.sampled_from([0.0, 1e-300, 1e-40, 1e39, 1e300]), st.floats(0, 5))),
-        **maybe("top_k", st.integers(-1, vocab + 2)),
-        **maybe("top_p", st.one_of(st.floats(0, 1, exclude_min=True), st.sampled_from([0.9999999, 1 - 1e-12]))),
-        **maybe("min_p", st.floats(0, 1)),
-        **maybe("repetition_penalty", st.floats(0.125, 8, width=32)),
-        **maybe("presence_penalty", small),
-        **maybe("frequency_penalty", small),
-        **maybe("no_repeat_ngram_size", st.integers(0, 12)),
-        **maybe("logit_bias", st.dictionaries(ids, st.floats(-50, 50, width=32), max_size=8)),
-        **maybe("allowed_token_ids", st.lists(ids, max_size=2 * vocab)),
-        **maybe("bad_words_ids", st.lists(st.lists(ids, min_size=1, max_size=4), max_size=5)),
-        **maybe("min_new_tokens", st.integers(0, 20)),
-        **maybe("eos_token_ids", st.lists(ids, max_size=3)),
-    )
-
-
-@st.composite
-def cases(draw) -> Case:
-    """A batch of a few rows, each with its own history and parameters."""
-    vocab = draw(st.one_of(st.integers(1, 12), st.sampled_from([63, 64, 65, 1023, 1024, 1025, 2100, 5000])))
-    rows = draw(st.integers(1, 4))
-    dtype = draw(st.sampled_from(list(DTYPES.values())))
-    few = draw(st.lists(FLOATS, min_size=1, max_size=12))
-    seed = draw(st.integers(0, 2**32))
-    rng = np.random.default_rng(seed)
-    logits = torch.from_numpy(rng.choice(np.array(few, np.float32), (rows, vocab)))
-    if draw(st.booleans()):
-        logits = logits + torch.from_numpy(rng.standard_normal((rows, vocab), np.float32))
-    alphabet = st.integers(0, min(vocab, draw(st.integers(1, 9))) - 1)
-    tokens = st.one_of(alphabet, st.integers(-2, vocab)) if draw(st.booleans()) else alphabet
-    history = [draw(st.lists(tokens, max_size=40)) for _ in range(rows)]
-    options = dict(LISTS[draw(st.integers(0, len(LISTS) - 1))])
-    if draw(st.booleans()):
-        options["prompt_lengths"] = [draw(st.integers(0, len(row))) for row in history]
-    if draw(st.booleans()):
-        options["positions"] = [draw(st.integers(-(2**63), 2**63 - 1)) for _ in range(rows)]
-    if draw(st.booleans()):
-        options["uniforms"] = [draw(st.integers(-(2**63), 2**64 - 1)) for _ in range(rows)]
-    params: Sequence[SamplingParams] = [draw(sampling_params(vocab)) for _ in range(rows)]
-    return Case(logits.to(dtype), params, history, options)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from interpreter import GPU, hasten
 
 import pyllmdecode as pld
-from pyllmdecode import cpu
+from pyllmdecode.backends import cpu
 
 # Name -> device of its tensors. Without a GPU, Triton's interpreter and the CUDA source on threads run on the CPU.
 _GPU = "cuda" if GPU else "cpu"
@@ -94,7 +94,7 @@ class BackendUnderTest:
         cpu.choose_isa(before)
 
     def _with_small_sizes(self):
-        from pyllmdecode import triton
+        from pyllmdecode.backends import triton
 
         before = triton.CONFIG
         triton.CONFIG = triton.Config(chunk=8, tile=128, capacity=256, sample=64, warps=4, merged=20)

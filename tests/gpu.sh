@@ -5,10 +5,10 @@
 #   OUT      where results, logs and summary.txt go (default: build/gpu)
 #   PYTHON   the interpreter, with torch and Triton (default: python3)
 #   WHEELS   a folder of wheels that are missing there, such as pytest's and hypothesis' (default: build/wheels if present)
-#   PEERS    the folder that bench/pack_peers.py packed, or a tar file of it: other samplers to measure beside
+#   PEERS    the folder that bench/gpu/pack_peers.py packed, or a tar file of it: other samplers to measure beside
 #            (default: build/peers.tar.xz if present, else build/peers)
 #   GPU_SECONDS   for everything (default: 570), of which at least 200 are for measuring
-#   GPU_BENCH_ARGS   for bench/gpu.py, such as "-k B=256"
+#   GPU_BENCH_ARGS   for python -m bench.gpu, such as "-k B=256"
 set -uo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -108,18 +108,18 @@ PYLLMDECODE_CUDA=1 PYLLMDECODE_CUDA_ARCHS=${PYLLMDECODE_CUDA_ARCHS:-${arch:-90}}
 peers_log=$(mktemp)
 builder=
 if [ -f "$peers/peers.json" ]; then
-    nice -n 10 "$python" bench/build_peers.py "$peers" --seconds 300 >"$peers_log" 2>&1 &
+    nice -n 10 "$python" -m bench.gpu.build_peers "$peers" --seconds 300 >"$peers_log" 2>&1 &
     builder=$!
 fi
 trap '[ -z "$builder" ] || kill "$builder" 2>/dev/null; rm -f "$peers_log"' EXIT
 
-step small 90 "$python" tests/gpu_small.py
+step small 90 "$python" tests/backends/gpu_small.py
 
 if "$python" -c 'import pytest, hypothesis' 2>/dev/null; then
     several=()
     ! "$python" -c 'import xdist' 2>/dev/null || several=(-n 8)
     # What concerns no device, and imports what is missing there.
-    elsewhere=(--ignore=tests/test_{cli,compiled,generate,gpu_bench,reference_stages}.py)
+    elsewhere=(--ignore=tests/{bench,cli,csrc,project,reference,repetition} --ignore=tests/kernels/test_triton_compiled.py)
     # CI: the same examples in every run.
     CI=1 step tests 200 "$python" -m pytest tests -q -p no:cacheprovider "${several[@]}" --maxfail=40 --durations=5 \
         -k "triton or cuda or gpu" "${elsewhere[@]}"
@@ -132,16 +132,16 @@ if [ -n "$sanitizer" ]; then
     # Every tensor an allocation of its own, so that reading past its end is seen. Triton asks the driver about pointers
     # that are none of the device's, which is no error of ours.
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 step memcheck 60 "$sanitizer" --tool memcheck --report-api-errors no \
-        --error-exitcode 99 "$python" tests/gpu_small.py --vocabs 7 5000
+        --error-exitcode 99 "$python" tests/backends/gpu_small.py --vocabs 7 5000
     for tool in racecheck synccheck; do
-        step $tool 60 "$sanitizer" --tool $tool --error-exitcode 99 "$python" tests/gpu_small.py --vocabs 5000
+        step $tool 60 "$sanitizer" --tool $tool --error-exitcode 99 "$python" tests/backends/gpu_small.py --vocabs 5000
     done
 else
     for tool in memcheck racecheck synccheck; do skip $tool "compute-sanitizer is missing"; done
 fi
 
 if [ -n "$(command -v ncu || ls /usr/local/cuda/bin/ncu 2>/dev/null)" ]; then
-    step bytes 60 "$python" bench/gpu_bytes.py --out "$out"
+    step bytes 60 "$python" -m bench.gpu.bytes --out "$out"
     grep 'times the logits' "$out/bytes.log" >>"$summary"
 else
     skip bytes "ncu is missing"
@@ -159,12 +159,12 @@ if [ -n "$builder" ]; then
     (grep -E '^[a-z_]+: (was|NOT|[0-9])' "$peers_log" || tail -n 1 "$peers_log") | sed 's/^/peers: /' | tee -a "$summary"
     export PYTHONPATH=$peers:$PYTHONPATH FLASHINFER_WORKSPACE_BASE=$root/build/gpu-flashinfer
 else
-    skip peers "$peers was not packed (bench/pack_peers.py): FlashInfer and vLLM only if they are installed"
+    skip peers "$peers was not packed (bench/gpu/pack_peers.py): FlashInfer and vLLM only if they are installed"
 fi
 reserved=0
 seconds=$(($(left) - 20))
 # shellcheck disable=SC2086 # several arguments
-step bench $((seconds + 10)) "$python" bench/gpu.py --out "$out" --seconds "$seconds" ${GPU_BENCH_ARGS:-}
+step bench $((seconds + 10)) "$python" -m bench.gpu --out "$out" --seconds "$seconds" ${GPU_BENCH_ARGS:-}
 [ ! -f "$out/bench.log" ] || grep -E '^(FAULT|[0-9]+/)' "$out/bench.log" >>"$summary"
 
 echo

@@ -17,7 +17,7 @@ build() {
     echo "== $kind: compiling with $flags"
     rm -rf "$copy/pyllmdecode"
     mkdir -p "$copy/pyllmdecode"
-    cp -r "$root"/pyllmdecode/*.py "$root/pyllmdecode/reference" "$copy/pyllmdecode/"
+    cp -r "$root"/pyllmdecode/{*.py,backends,cli,reference,repetition} "$copy/pyllmdecode/"
     (
         cd "$copy" # where ninja leaves its log
         export PYLLMDECODE_CUDA=0 PYLLMDECODE_CUDA_ON_THREADS=1
@@ -60,7 +60,7 @@ for kind in "${@:-address thread}"; do
             # What is deselected reads the ordinary build, or runs no native code of ours.
             run address libasan.so libubsan.so libstdc++.so -- \
                 -k "not reference and not triton and not share_no_code and not not_fused" \
-                "$at"/test_{sample,nucleus,process_logits,invariance,draw,sampler,native}.py
+                "$at"/test_{sample,nucleus,process_logits,invariance,draw,sampler}.py "$at/csrc/test_native.py"
             ;;
         thread)
             build thread "-fsanitize=thread"
@@ -68,7 +68,7 @@ for kind in "${@:-address thread}"; do
             export TSAN_OPTIONS="ignore_noninstrumented_modules=1 halt_on_error=1"
             # In the CUDA source they would be missing barriers, and any row is the work of several threads there.
             run thread libtsan.so libstdc++.so -- -k "(thread_count or concurrent or cuda) and not triton" \
-                "$at"/test_{invariance,native,sample,sampler}.py
+                "$at"/test_{invariance,sample,sampler}.py "$at/csrc/test_native.py"
             ;;
         *)
             echo "got '$one'; accepted: address, thread" >&2

@@ -1,76 +1,35 @@
-"""`sample`, `process_logits` and `Sampler.step` in compiled functions return what the calls themselves return."""
+"""`sample` and `process_logits` in compiled functions return what the calls themselves return."""
 
 import copy
-import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
-from cases import assert_equal, hard_params, normal, sampling_params
+from cases import assert_equal, hard_params, normal
+from compiling import (  # noqa: F401
+    COMPILERS,
+    EACH,
+    FULL,
+    HISTORY,
+    HOT,
+    Counting,
+    V,
+    assert_identical,
+    cloned,
+    compiled,
+    histories,
+    new_sampler,
+    nothing_compiled,
+    pytestmark,
+)
 from hypothesis import given, settings
+from strategies import sampling_params
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyllmdecode as pld
 from pyllmdecode import SamplingParams
 from pyllmdecode.params import from_text
-
-V = 40
-HISTORY = torch.tensor([[1, 2, 1, 2], [3, -1, -1, -1], [7, 7, 99, -1]])
-FULL = SamplingParams(
-    temperature=0.8, top_p=0.95, repetition_penalty=1.2, no_repeat_ngram_size=2, logit_bias={3: 1.5}, seed=2**64 - 1
-)
-HOT = SamplingParams(temperature=3.0)  # without a seed
-EACH = [FULL, SamplingParams(temperature=0), SamplingParams(top_k=5, allowed_token_ids=[1, 2, 3, 4, 5, 6], seed=4)]
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method.:DeprecationWarning")  # torch's own
-COMPILERS = ["eager", "aot_eager"]
-if shutil.which("g++") or shutil.which("clang++"):
-    COMPILERS.append("inductor")
-
-
-@pytest.fixture(autouse=True)
-def nothing_compiled():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
-def compiled(function, backend="aot_eager", **options):
-    return torch.compile(function, backend=backend, fullgraph=True, **options)
-
-
-class Counting:
-    """A compiler that does nothing but count."""
-
-    def __init__(self):
-        self.graphs = 0
-
-    def __call__(self, module, inputs):
-        self.graphs += 1
-        return module.forward
-
-
-def assert_identical(got, expected):
-    for name, one, other in zip(got._fields, got, expected, strict=True):
-        assert (one is None) == (other is None), name
-        if one is not None:
-            assert one.device == other.device
-            assert_equal(one, other, name)
-
-
-def cloned(output):
-    return type(output)(*(None if t is None else t.clone() for t in output))
-
-
-def new_sampler(backend, params=(FULL, EACH[1], EACH[2])):
-    sampler = backend.sampler(V, 4, 30)
-    for slot, one in enumerate(params):
-        sampler.add(one, [1, 2, 3][:slot])
-    return sampler
-
-
-def histories(sampler):
-    return [sampler.history(slot).tolist() for slot in sampler.slots]
 
 
 def test_opcheck(backend):
@@ -289,73 +248,6 @@ def test_errors_of_the_trace():
         with pytest.raises(Exception, match=r"Sampler\.\w+ in a compiled function"):
             compiled(call)(x)
     assert sampler.slots == (0, 1, 2)
-
-
-@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
-def test_sampler_loop(backend, compiler):
-    """One graph for all samplers; steps whose outputs no one looks at; outputs that later steps leave alone."""
-
-    def loop(sampler, x, keep):
-        outs = []
-        for turn in range(2):
-            outs.append(keep(sampler.step(x + turn)))
-            sampler.step(x)
-        return outs
-
-    x, counting = backend.move(normal(2, V)), Counting()
-    function = compiled(
-        lambda sampler, x: loop(sampler, x, lambda out: out), counting if compiler == "eager" else compiler
-    )
-    for _ in range(2):
-        ours, theirs = new_sampler(backend, [FULL] * 2), new_sampler(backend, [FULL] * 2)
-        for got, expected in zip(function(ours, x), loop(theirs, x, cloned), strict=True):
-            assert_identical(got, expected)
-        assert histories(ours) == histories(theirs)
-        assert [len(tokens) for tokens in histories(ours)] == [4, 5]
-    assert counting.graphs == (compiler == "eager")
-
-
-def test_requests_come_and_go_between_compiled_steps(backend):
-    def step(sampler, x):
-        return sampler.step(x).token_ids.clone()
-
-    ours, theirs = new_sampler(backend), new_sampler(backend)
-    function = compiled(step)
-    for turn in range(5):
-        for sampler in (ours, theirs):
-            if turn == 1:
-                sampler.remove(1)
-            elif turn == 3:
-                sampler.fork(0)
-                sampler.add(FULL, [9])
-        x = backend.move(normal(len(ours.slots), V, seed=turn))
-        torch.manual_seed(turn)
-        got = function(ours, x)
-        torch.manual_seed(turn)
-        assert_equal(got, step(theirs, x), "token_ids")
-    assert histories(ours) == histories(theirs)
-
-
-def test_a_copy_of_a_sampler_is_another():
-    sampler = pld.Sampler(V, 4, 30, backend="reference")
-    sampler.add(FULL, [1])
-    step = compiled(lambda sampler, x: sampler.step(x).token_ids)
-    for other in (copy.deepcopy(sampler), new_sampler_elsewhere(sampler)):
-        step(other, normal(1, V))
-        assert len(other.history(0)) == 2 and len(sampler.history(0)) == 1
-
-
-def test_handle_of_no_sampler():
-    for handle in (torch.tensor([0]), pld.Sampler(V, 1, 1)._handle):
-        with pytest.raises(RuntimeError, match="lives in this process"):
-            torch.ops.pyllmdecode.sampler_step(handle, normal(1, V), None, None, None, 0, False)
-
-
-def new_sampler_elsewhere(sampler):
-    with torch.inference_mode():
-        other = pld.Sampler(V, 4, 30, backend=sampler.backend)
-    other.add(FULL, [1])
-    return other
 
 
 def test_no_operator_in_eager_calls(backend):

@@ -1,70 +1,17 @@
-"""SamplingParams: defaults, accepted edges, every error, and the packed record against an independent unpacking."""
+"""SamplingParams: defaults, accepted edges, every error."""
 
 import copy
 import dataclasses
 import math
 import pickle
-import struct
-import time
-from array import array
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from records import EVERYTHING, LARGEST, SMALLEST, unpack
 
-from pyllmdecode import tables
-from pyllmdecode.params import SamplingParams, check_vocab, pack, pack_rows
-
-# Written out here on purpose: the layout is an interface to native code.
-FORMAT = "<QQdqqqqiiiifffffiii"
-NAMES = [
-    "seed",
-    "top_p",
-    "temperature",
-    "bias_begin",
-    "allowed_begin",
-    "bad_words_begin",
-    "eos_begin",
-    "bias_count",
-    "allowed_count",
-    "bad_words_count",
-    "eos_count",
-    "scale",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "min_p_log2",
-    "top_k",
-    "ngram",
-    "min_new_tokens",
-]
-FLOAT32_MAX = float(np.finfo(np.float32).max)
-# The largest double that still rounds to a finite float32, and the smallest that rounds above zero.
-LARGEST = math.nextafter(2.0**128 - 2.0**103, 0.0)
-SMALLEST = math.nextafter(2.0**-150, 1.0)
-EVERYTHING = {
-    "temperature": 0.5,
-    "top_k": 7,
-    "top_p": 0.25,
-    "min_p": 0.125,
-    "repetition_penalty": 1.5,
-    "presence_penalty": -0.5,
-    "frequency_penalty": 0.25,
-    "no_repeat_ngram_size": 3,
-    "logit_bias": {9: -2.0, 4: 0.1},
-    "allowed_token_ids": [5, 4, 9],
-    "bad_words_ids": [[1], [2, 3]],
-    "min_new_tokens": 11,
-    "eos_token_ids": [6, 8],
-    "seed": -1,
-}
-
-
-def unpack(record):
-    return dict(zip(NAMES, struct.unpack(FORMAT, bytes(record)), strict=True))
+from pyllmdecode.params import SamplingParams, check_vocab, pack
 
 
 def test_defaults_and_field_order():
@@ -124,11 +71,23 @@ def test_accepted_lists(field, given_value, normal):
 
 
 TEMPERATURE, TOP_K = "a finite number >= 0", "an integer >= -1"
+
+
 TOP_P, MIN_P = "a number in (0, 1]", "a number in [0, 1]"
+
+
 FLOAT32, POSITIVE = "a finite number, also as float32", "a finite number > 0, also as float32"
+
+
 COUNT, SEED, ID = "an integer >= 0", "an integer in [-2^63, 2^64), or None", "a token id >= 0"
+
+
 IDS, PAIRS = "a sequence of token ids >= 0", "a mapping {token id: finite number}"
+
+
 SEQUENCES = "a list of non-empty sequences of token ids"
+
+
 WRONG_VALUES = [
     ("temperature", [-1, -5e-324, math.inf, math.nan, 10**400], TEMPERATURE),
     ("top_k", [-2, -(2**40)], TOP_K),
@@ -141,6 +100,8 @@ WRONG_VALUES = [
     ("min_new_tokens", [-1], COUNT),
     ("seed", [-(2**63) - 1, 2**64], SEED),
 ]
+
+
 WRONG_TYPES = [
     ("temperature", ["1", None, True, 1j, [1.0], np.bool_(True)], TEMPERATURE),
     ("top_k", [1.0, "1", None, True, np.float32(2), np.bool_(False)], TOP_K),
@@ -157,6 +118,8 @@ WRONG_TYPES = [
     ("bad_words_ids", [5, "12", {1: 2}], SEQUENCES),
     ("eos_token_ids", [1.5, "12", True], IDS),
 ]
+
+
 WRONG_ELEMENTS = [
     (ValueError, "logit_bias", {3: 1.0, 4: math.nan}, f"logit_bias[1] (token id 4): got nan; accepted: {FLOAT32}"),
     (ValueError, "logit_bias", {4: 1e39}, f"logit_bias[0] (token id 4): got 1e+39; accepted: {FLOAT32}"),
@@ -240,103 +203,3 @@ def test_check_vocab(field, value):
     with pytest.raises(ValueError) as error:
         check_vocab(params, 9, row=3)
     assert str(error.value) == f"row 3: {field}: got token id 9; accepted: ids in [0, 9)"
-
-
-def test_pack_everything():
-    assert struct.calcsize(FORMAT) == tables.RECORD_SIZE and NAMES == [name for name, *_ in tables.RECORD_FIELDS]
-    lists = array("i", [77])
-    record = unpack(pack(SamplingParams(**EVERYTHING), 2**64 - 1, lists))
-    bits = np.array([0.1, -2.0], np.float32).view(np.int32)
-    assert list(lists) == [77, 4, bits[0], 9, bits[1], 5, 4, 9, 1, 1, 2, 2, 3, 6, 8]
-    assert record == {
-        "seed": 2**64 - 1,
-        "top_p": 2**30,
-        "temperature": 0.5,
-        "bias_begin": 1,
-        "allowed_begin": 5,
-        "bad_words_begin": 8,
-        "eos_begin": 13,
-        "bias_count": 2,
-        "allowed_count": 3,
-        "bad_words_count": 2,
-        "eos_count": 2,
-        "scale": float(np.float32(2.0 / math.log(2.0))),
-        "repetition_penalty": 1.5,
-        "presence_penalty": -0.5,
-        "frequency_penalty": 0.25,
-        "min_p_log2": -3.0,
-        "top_k": 7,
-        "ngram": 3,
-        "min_new_tokens": 11,
-    }
-
-
-def test_pack_off_and_clipped():
-    for top_k in (0, -1):
-        lists = []
-        record = unpack(pack(SamplingParams(top_k=top_k), 0, lists))
-        assert lists == [] and record["top_k"] == 0 and record["top_p"] == 2**64 - 1
-        assert record["min_p_log2"] == -math.inf and record["allowed_count"] == -1
-        assert [record[f"{name}_count"] for name in ("bias", "bad_words", "eos")] == [0, 0, 0]
-    assert unpack(pack(SamplingParams(allowed_token_ids=[]), 0, []))["allowed_count"] == 0
-    huge = unpack(pack(SamplingParams(top_k=2**31, no_repeat_ngram_size=2**60, min_new_tokens=2**31), 0, []))
-    assert huge["top_k"] == huge["ngram"] == huge["min_new_tokens"] == 2**31 - 1
-    assert unpack(pack(SamplingParams(), -1, []))["seed"] == 2**64 - 1
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.floats(0.0, 1.7e308),
-    st.floats(0.0, 1.0, exclude_min=True),
-    st.floats(0.0, 1.0),
-    st.floats(SMALLEST, LARGEST),
-    st.floats(-LARGEST, LARGEST),
-)
-def test_pack_numbers(temperature, top_p, min_p, repetition, penalty):
-    params = SamplingParams(temperature, 0, top_p, min_p, repetition, penalty, penalty)
-    record = unpack(pack(params, 5, []))
-    if temperature == 0:
-        assert record["scale"] == 0 and record["temperature"] == 0
-    else:
-        # Exact quotient of the double nearest log2(e), rounded to double and then to float32.
-        quotient = Fraction(1.4426950408889634) / Fraction(temperature)
-        expected = FLOAT32_MAX if quotient >= Fraction(FLOAT32_MAX) else np.float32(float(quotient))
-        assert record["scale"] == expected and math.isfinite(record["scale"])
-    if top_p == 1.0:
-        assert record["top_p"] == 2**64 - 1
-    else:
-        assert record["top_p"] == round(Fraction(top_p) * 2**32) <= 2**32
-    assert record["min_p_log2"] == (np.float32(math.log2(min_p)) if min_p else -math.inf)
-    with np.errstate(under="ignore"):
-        assert record["repetition_penalty"] == np.float32(repetition)
-        assert record["presence_penalty"] == record["frequency_penalty"] == np.float32(penalty)
-
-
-def test_pack_rows():
-    plain, full, empty = SamplingParams(top_k=2), SamplingParams(**EVERYTHING), SamplingParams(allowed_token_ids=[])
-    rows = [plain, full, plain, empty, full, SamplingParams(eos_token_ids=3)]
-    seeds = [0, 1, 2**64 - 1, 3, 2**63, 5]
-    for _ in range(2):  # the second time from the cache
-        records, lists = pack_rows(rows, seeds)
-        assert records.dtype == np.uint8 and records.shape == (6, tables.RECORD_SIZE) and records.flags.c_contiguous
-        assert records.ctypes.data % 8 == 0 and lists.dtype == np.int32
-        unpacked = [unpack(record) for record in records]
-        assert [record["seed"] for record in unpacked] == seeds
-        assert unpacked[1]["bias_begin"] == unpacked[4]["bias_begin"] == 0  # the same object, packed once
-        assert len(lists) == 15 and unpacked[5]["eos_begin"] == 14 and lists[14] == 3
-        for record, row in zip(unpacked, rows, strict=True):
-            alone = unpack(pack(row, record["seed"], []))
-            assert all(record[name] == alone[name] for name in NAMES if not name.endswith("_begin"))
-    for count in (0, 1):
-        records, lists = pack_rows([plain] * count, [7] * count)
-        assert records.shape == (count, tables.RECORD_SIZE) and len(lists) == 1
-
-
-def test_packing_a_batch_of_one_object_is_fast():
-    rows, seeds = [SamplingParams(temperature=0.7, top_p=0.9)] * 64, list(range(64))
-    best = math.inf
-    for _ in range(200):
-        start = time.perf_counter()
-        pack_rows(rows, seeds)
-        best = min(best, time.perf_counter() - start)
-    assert best < 50e-6

@@ -2,92 +2,14 @@
 
 import dataclasses
 
-import hypothesis.stateful as stateful
 import numpy as np
 import pytest
 import torch
-from cases import INF, LISTS, NAN, assert_equal, assert_same, draws, hard_params, normal, repetitive, sampling_params
-from hypothesis import settings
-from hypothesis import strategies as st
+from cases import INF, LISTS, NAN, assert_equal, draws, hard_params, normal, repetitive
+from sampler_model import VOCAB, Mirror
 
 import pyllmdecode as pld
 from pyllmdecode import BAD_HISTORY_ID, EMPTY_ROW, SamplingParams
-
-VOCAB = 40
-
-
-@dataclasses.dataclass
-class Request:
-    params: SamplingParams
-    tokens: list[int]
-    prompt: int
-
-
-class Mirror:
-    """A sampler and its model; every step is compared. All parameters must have seeds."""
-
-    def __init__(self, backend, vocab=VOCAB, max_batch=4, max_length=64):
-        self.vocab, self.max_batch, self.max_length = vocab, max_batch, max_length
-        self.sampler = backend.sampler(vocab, max_batch, max_length)
-        self.requests: dict[int, Request] = {}
-
-    @property
-    def free(self):
-        return [slot for slot in range(self.max_batch) if slot not in self.requests]
-
-    def with_room(self):
-        return [slot for slot, request in sorted(self.requests.items()) if len(request.tokens) < self.max_length]
-
-    def add(self, params, prompt):
-        slot = self.sampler.add(params, prompt)
-        assert slot == self.free[0]
-        tokens = [token if 0 <= token < self.vocab else -1 for token in list(prompt)]
-        self.requests[slot] = Request(params, tokens, len(tokens))
-        self.check()
-        return slot
-
-    def fork(self, slot, params=None):
-        copy, source = self.sampler.fork(slot, params), self.requests[slot]
-        assert copy == self.free[0]
-        self.requests[copy] = Request(params or source.params, list(source.tokens), source.prompt)
-        self.check()
-        return copy
-
-    def remove(self, slot):
-        self.sampler.remove(slot)
-        del self.requests[slot]
-        self.check()
-
-    def step(self, logits, slots=None, **options):
-        rows = sorted(self.requests) if slots is None else [int(slot) for slot in slots]
-        requests = [self.requests[slot] for slot in rows]
-        logits_there = logits.to(self.sampler.device)
-        for row, request in enumerate(requests):
-            if len(request.tokens) == self.max_length:
-                with pytest.raises(ValueError, match=f"^row {row}: slot {rows[row]}: its history is full"):
-                    self.sampler.step(logits_there, slots, **options)
-                return self.check()
-        expected = pld.sample(
-            logits,
-            [request.params for request in requests],
-            [request.tokens for request in requests],
-            prompt_lengths=[request.prompt for request in requests],
-            backend="reference",
-            **options,
-        )
-        got = self.sampler.step(logits_there, slots, **options)
-        assert_same(got._replace(**{name: t.cpu() for name, t in got._asdict().items() if t is not None}), expected)
-        for request, token in zip(requests, expected.token_ids.tolist(), strict=True):
-            if token >= 0:
-                request.tokens.append(token)
-        self.check()
-        return expected
-
-    def check(self):
-        assert self.sampler.slots == tuple(sorted(self.requests))
-        for slot, request in self.requests.items():
-            history = self.sampler.history(slot)
-            assert history.dtype == torch.int64 and history.tolist() == request.tokens, slot
 
 
 def test_continuous_batching(backend):
@@ -336,46 +258,3 @@ def test_seeds(backend):
     more = {slot: generated(sampler, slot, 30) for slot in (given, same, a, fresh, other)}
     assert more[given] == more[same] == more[other] and more[a] != more[fresh] != more[given]
     assert torch.equal(torch.get_rng_state(), state_after) and not torch.equal(state_after, state)
-
-
-class SamplerMachine(stateful.RuleBasedStateMachine):
-    def __init__(self, backend):
-        super().__init__()
-        self.mirror = Mirror(backend, vocab=9, max_batch=3, max_length=14)
-
-    def slot(self, data):
-        return data.draw(st.sampled_from(sorted(self.mirror.requests)))
-
-    @stateful.precondition(lambda self: self.mirror.free)
-    @stateful.rule(params=sampling_params(9), prompt=st.lists(st.integers(-2, 10), max_size=14))
-    def add(self, params, prompt):
-        self.mirror.add(params, prompt)
-
-    @stateful.precondition(lambda self: self.mirror.requests and self.mirror.free)
-    @stateful.rule(data=st.data(), params=st.none() | sampling_params(9))
-    def fork(self, data, params):
-        self.mirror.fork(self.slot(data), params)
-
-    @stateful.precondition(lambda self: self.mirror.requests)
-    @stateful.rule(data=st.data())
-    def remove(self, data):
-        self.mirror.remove(self.slot(data))
-
-    @stateful.rule(data=st.data(), seed=st.integers(0, 99), options=st.sampled_from(LISTS), all_slots=st.booleans())
-    def step(self, data, seed, options, all_slots):
-        slots = data.draw(st.sampled_from([self.mirror.with_room(), sorted(self.mirror.requests)]))
-        count = len(slots)
-        if all_slots and count == len(self.mirror.requests):
-            slots = None
-        else:
-            slots = data.draw(st.permutations(slots))[: data.draw(st.integers(0, count))]
-            count = len(slots)
-        logits = normal(count, 9, seed=seed).round(decimals=seed % 2)
-        logits[seed % 5 :: 3, : seed % 10] = -INF
-        self.mirror.step(logits, slots, **options)
-
-
-def test_any_sequence_of_calls(backend):
-    stateful.run_state_machine_as_test(
-        lambda: SamplerMachine(backend), settings=settings(max_examples=40, stateful_step_count=30)
-    )

@@ -51,7 +51,7 @@ struct RowParams {
 static_assert(sizeof(RowParams) == 104);
 
 // A request on a GPU. Its lists have another form than the fields of RowParams say, which is the CPU's: see
-// _records in pyllmdecode/requests.py. It has no pairs of biases there, but touched_bias.
+// _records in pyllmdecode/backends/requests.py. It has no pairs of biases there, but touched_bias.
 struct Request {
   RowParams params;
   int32_t* tokens;  // [length] the history; -1: outside the vocabulary

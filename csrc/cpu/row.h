@@ -5,7 +5,7 @@
 
 #include "../common/sample_step.h"
 #include "bracket.h"
-#include "edits.h"
+#include "group_maxima.h"
 #include "guess.h"
 #include "tiles.h"
 
@@ -23,7 +23,7 @@ class Row {
 
   float maximum() {
     saw_nan_ = tiles_.read();
-    if (edits_) edit_maxima();
+    if (edits_) edit_maxima(tiles_, *edits_, s_);
     Floats best = all(-infinity());
     for (int64_t g = 0; g < tiles_.size() * kLanes; g += kLanes) best = max_or(load(s_.group_maxima + g), best);
     const float m = largest(best);
@@ -52,7 +52,7 @@ class Row {
     uint32_t low = key_of(lowest_finite()), high = key_of(of_.maximum);
     while (low < high) {
       const uint32_t middle = low + (high - low + 1) / 2;
-      const int64_t count = count_groups(value_of(middle));
+      const int64_t count = count_groups(s_.group_maxima, groups, value_of(middle));
       if (count >= k)
         low = middle;
       else
@@ -151,38 +151,6 @@ class Row {
   int64_t edited() const { return edits_ ? edits_->size() : 0; }
 
  private:
-  // The edited tokens' logits do not count towards their groups' maxima, their values after stage 5 do.
-  void edit_maxima() {
-    edits_->apply(tiles_.logits());
-    const int64_t n = edits_->size();
-    const int32_t* ids = edits_->ids();
-    for (int64_t e = 0; e < n; ++e) {
-      const float logit = edits_->logits()[e];
-      if (!(logit < s_.group_maxima[group_of(ids[e])])) s_.touched[tile_of(ids[e])] = 1;
-    }
-    for (int64_t tile = 0; tile < tiles_.size(); ++tile) {
-      if (!s_.touched[tile]) continue;
-      s_.touched[tile] = 0;
-      tiles_.read_masked(tile);
-    }
-    if (edits_->allowed_only())
-      for (int64_t g = 0; g < tiles_.size() * kLanes; ++g) s_.group_maxima[g] = -infinity();
-    for (int64_t e = 0; e < n; ++e) {
-      float& group = s_.group_maxima[group_of(ids[e])];
-      group = edits_->values()[e] > group ? edits_->values()[e] : group;
-    }
-  }
-
-  static uint32_t tile_of(int32_t id) { return uint32_t(id) / uint32_t(kTile); }
-  static uint32_t group_of(int32_t id) { return tile_of(id) * kLanes + uint32_t(id) % kLanes; }
-
-  int64_t count_groups(float t) const {
-    int64_t count = 0;
-    for (int64_t g = 0; g < tiles_.size() * kLanes; g += kLanes)
-      count += __builtin_popcount(at_least(load(s_.group_maxima + g), all(t)));
-    return count;
-  }
-
   // The token of a tile at which its running mass exceeds r, if that is one token for all r_low <= r <= r_high; else
   // -1.
   int64_t draw_in_tile(int64_t tile, uint64_t r_low, uint64_t r_high) {

@@ -3,31 +3,10 @@
 #pragma once
 
 #include "../common/sample_step.h"
-#include "search.h"
+#include "guess.h"
 #include "slice.h"
 
 PLD_BEGIN
-
-struct Smaller {
-  template <class T>
-  PLD_DEVICE T operator()(T a, T b) const {
-    return a < b ? a : b;
-  }
-};
-
-struct Extremes {
-  float largest, least;  // of the threads' largest values above -inf
-  uint32_t nan;
-};
-template <class F>
-PLD_DEVICE Extremes map(const Extremes& value, F f) {
-  return {f(value.largest), f(value.least), f(value.nan)};
-}
-struct Widest {
-  PLD_DEVICE Extremes operator()(const Extremes& a, const Extremes& b) const {
-    return {a.largest > b.largest ? a.largest : b.largest, a.least < b.least ? a.least : b.least, a.nan | b.nan};
-  }
-};
 
 PLD_DEVICE float power_of_two(float y) {  // within 2^-21
 #ifdef __CUDA_ARCH__
@@ -159,11 +138,6 @@ class Row {
   }
 
  private:
-  struct Guess {
-    float floor;   // what is below probably does not matter
-    bool crowded;  // more tokens at or above it than a list takes
-  };
-
   PLD_DEVICE static float larger(float a, float b) {  // the other one where one is a NaN
 #ifdef __CUDA_ARCH__
     return fmaxf(a, b);
@@ -197,6 +171,9 @@ class Row {
     units_ = found;
   }
 
+  PLD_DEVICE Guess guess(const Wanted& wanted) {
+    return guess_floor(g, s, c, own_, slices.vocab(), everything(), wanted);
+  }
   PLD_DEVICE Guess everything() const { return {low_, slices.vocab() > kListed}; }
 
   PLD_DEVICE void focus_on(const Guess& guess) {
@@ -247,64 +224,6 @@ class Row {
   PLD_DEVICE static float share(float x, const Scale& of) {
     const float y = mul_rn(add_rn(x, -of.maximum), of.scale);  // the maximum is finite
     return power_of_two(y > kMassFloor ? y : kMassFloor);
-  }
-
-  struct Wanted {  // any of these is enough
-    float chunks, tokens, mass;
-  };
-
-  // The largest floor that enough chunks reach, or above which enough tokens or mass are to be expected from that if
-  // tokens were spread over chunks by chance. Each thread's largest token goes to a bin. Once for a row: the bins are
-  // clear.
-  PLD_DEVICE Guess guess(const Wanted& wanted) {
-    const float width = (s.of.maximum - s.least) / kBins;
-    if (!(width < infinity()) || slices.vocab() <= kListed) return everything();
-    const float steps = width > 0 ? 1 / width : 0;
-    if (own_ > -infinity()) {
-      const float below = (s.of.maximum - own_) * steps;
-      In::add(s, kBins - 1 - (below < kBins - 1 ? int(below) : kBins - 1), 1, s.of.mass(own_));
-    }
-    g.sync_cluster();
-    Stats own[In::kBinsPerThread], sum{0, 0};
-    PLD_UNROLL
-    for (int i = 0; i < In::kBinsPerThread; ++i) sum = Sum()(sum, own[i] = In::of_all_blocks(g, s, In::bin_of(g, i)));
-    const Scan<Stats> chunks = c.scan_block(sum);
-    const float all = float(chunks.all.count), tokens_of_chunk = float(slices.vocab()) / all;
-    float reached = float(chunks.before.count), mass = 0;
-    float tokens = tokens_above(reached, all, tokens_of_chunk);
-    float masses[In::kBinsPerThread], tokens_here[In::kBinsPerThread];
-    PLD_UNROLL
-    for (int i = 0; i < In::kBinsPerThread; ++i) {
-      const float count = float(own[i].count), before = tokens;
-      reached += count;
-      tokens = tokens_above(reached, all, tokens_of_chunk);
-      const float of_each = count > 0 ? (tokens - before) / count : 0;
-      mass += float(own[i].mass) * (of_each > 1 ? of_each : 1);
-      masses[i] = mass;
-      tokens_here[i] = tokens;
-    }
-    const float before = c.scan_block(mass).before;
-    reached = float(chunks.before.count);
-    int found = 2 * kBins + 1;  // the first bin from the top, and whether it is crowded
-    PLD_UNROLL
-    for (int i = 0; i < In::kBinsPerThread; ++i) {
-      reached += float(own[i].count);
-      const int from_top = kBins - 1 - In::bin_of(g, i);
-      if (found > 2 * kBins && In::bin_of(g, i) >= 0 &&
-          (reached >= wanted.chunks || tokens_here[i] >= wanted.tokens || before + masses[i] >= wanted.mass))
-        found = 2 * from_top + (tokens_here[i] > 0.75f * kListed);
-    }
-    found = c.reduce_block(found, 2 * kBins + 1, Smaller());
-    if (found > 2 * kBins) return everything();
-    const int from_top = found / 2;
-    if (from_top == kBins - 1) return {s.least, found % 2 != 0};
-    // A bit lower, as the multiplications above have rounded.
-    return {value_of(key_of(s.of.maximum - (from_top + 1) * width) - 2), found % 2 != 0};
-  }
-
-  PLD_DEVICE static float tokens_above(float reached, float all, float tokens_of_chunk) {
-    const float share = 1 - reached / all, least = 0.5f / all;
-    return all * tokens_of_chunk * (1 - exp2f(log2f(share > least ? share : least) / tokens_of_chunk));
   }
 
   template <class Rule>

@@ -1,0 +1,1 @@
+"""The CPU backend beside others, under pytest: `make bench`; and a commit beside another: `make bench-check`."""

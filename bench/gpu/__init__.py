@@ -1,0 +1,1 @@
+"""The GPU backends beside others: `python -m bench.gpu`, which `make gpu` runs."""

@@ -1,0 +1,142 @@
+"""The CUDA backend's host side (see gpu.py): hands addresses and sizes to the library that csrc/cuda is built into.
+
+Where the environment variable PYLLMDECODE_CUDA_ON_THREADS=1 was set before the import, the same source runs on threads
+of the CPU, over tensors on the CPU: far slower than the CPU backend, and meant for tests.
+"""
+
+import functools
+import importlib
+import os
+
+import torch
+from torch import Tensor
+
+from ..output import SampleOutput
+from .cpu import DTYPES
+from .gpu import Outputs, most_probable, sanitised, temperatures
+
+ON_THREADS = os.environ.get("PYLLMDECODE_CUDA_ON_THREADS") == "1"
+try:
+    _native = importlib.import_module("pyllmdecode._cuda_on_threads" if ON_THREADS else "pyllmdecode._cuda")
+except ImportError as error:
+    _native, _error = None, error
+
+DEVICE_TYPE = "cpu" if ON_THREADS else "cuda"  # of the tensors that it takes
+_ADVANCE, _RAW, _DIVIDE = 1, 2, 4  # csrc/cuda/launch.h, Flags
+
+
+def why_not() -> str | None:
+    """Why no kernel can run here, in a sentence; None where one can."""
+    if _native is None:
+        where = "with PYLLMDECODE_CUDA_ON_THREADS=1" if ON_THREADS else "where nvcc is found"
+        return f"The CUDA library is not built ({_error}); setup.py builds it {where}."
+    if ON_THREADS:
+        return None
+    return _native.why_not() or (None if torch.cuda.is_available() else "torch finds no GPU that it can use.")
+
+
+@functools.cache
+def why_not_on(device: torch.device) -> str | None:
+    """The same of one device."""
+    return _native.serves(_index(device))
+
+
+def describe() -> str:
+    if ON_THREADS:
+        return "The CUDA source on threads of the CPU (PYLLMDECODE_CUDA_ON_THREADS=1), for tests."
+    return f"Native CUDA kernels on {_native.device_name(torch.cuda.current_device())}."
+
+
+class Step:
+    """A step is one launch, whatever is asked of it."""
+
+    def __init__(self, vocab: int, rows: int, device: torch.device):
+        self.vocab, self.device, self.index = vocab, device, _index(device)
+        _native.prepare(self.index)
+        floats = rows * _native.workspace_floats(self.index, vocab)  # mostly none
+        self.workspace = torch.empty(floats, device=device)
+
+    def run(
+        self,
+        logits: Tensor,
+        slots: Tensor,
+        table: Tensor,
+        outputs: Outputs,
+        uniforms: Tensor | None,
+        logprobs: str | None,
+        top: int,
+        *,
+        history: int,
+        touched: int,
+        advance: bool,
+        decided: bool,
+    ) -> SampleOutput:
+        flags = _ADVANCE if advance else 0
+        if logprobs is None and not top:
+            self._launch(logits, slots, table, outputs, uniforms, flags)
+            return outputs.bare
+        result = outputs.bare if logprobs is None else outputs.bare._replace(logprobs=outputs.logprobs)
+        flags |= 0 if logprobs == "processed" else _RAW
+        if not top:
+            self._launch(logits, slots, table, outputs, uniforms, flags)
+            return result
+        stats = torch.empty(outputs.rows, 2, dtype=torch.float64, device=self.device)
+        scores = torch.empty(logits.shape, device=self.device) if logprobs == "processed" else None
+        self._launch(logits, slots, table, outputs, uniforms, flags, scores, stats)
+        maximum, log_sum = stats.unbind(1)
+        if scores is None:
+            ids, values = most_probable(sanitised(logits), maximum, log_sum, torch.ones_like(maximum), top)
+        else:
+            ids, values = most_probable(scores, maximum, log_sum, temperatures(table, slots), top)
+        return result._replace(top_ids=ids, top_logprobs=values)
+
+    def process_logits(
+        self, logits: Tensor, out: Tensor, slots: Tensor, table: Tensor, outputs: Outputs, *, history: int, touched: int
+    ) -> None:
+        self._launch(logits, slots, table, outputs, None, _DIVIDE, out)
+
+    def warm_up(self, dtype: torch.dtype, table: Tensor) -> None:
+        pass  # loaded since __init__
+
+    def _launch(
+        self,
+        logits: Tensor,
+        slots: Tensor,
+        table: Tensor,
+        outputs: Outputs,
+        uniforms: Tensor | None,
+        flags: int,
+        scores: Tensor | None = None,
+        stats: Tensor | None = None,
+    ) -> None:
+        """scores: float32 [B, V], stats: float64 [B, 2], both written where given (csrc/cuda/launch.h, Step)."""
+        if outputs.rows == 0:
+            return
+        _native.step(
+            self.index,
+            _stream(self.index),
+            logits.data_ptr(),
+            DTYPES[logits.dtype],
+            outputs.rows,
+            self.vocab,
+            logits.stride(0),
+            slots.data_ptr(),
+            table.data_ptr(),
+            0 if uniforms is None else uniforms.data_ptr(),
+            outputs.address,
+            0 if scores is None else scores.data_ptr(),
+            0 if scores is None else scores.stride(0),
+            0 if stats is None else stats.data_ptr(),
+            self.workspace.data_ptr(),
+            flags,
+        )
+
+
+def _index(device: torch.device) -> int:
+    if ON_THREADS:
+        return 0
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+# Torch has it where it is built for CUDA.
+_stream = (lambda index: 0) if ON_THREADS else getattr(torch._C, "_cuda_getCurrentRawStream", None)

@@ -1,0 +1,120 @@
+"""A sampler's state for the native CPU backend: arrays that csrc/cpu reads and appends to."""
+
+import contextlib
+import mmap
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..output import SampleOutput
+from ..params import SamplingParams, pack_rows
+from ..tables import BAD_HISTORY_ID, RECORD_SIZE
+from . import cpu
+
+_step, _threads, _dtypes = cpu._cpu.step, torch.get_num_threads, cpu.DTYPES
+
+
+class State:
+    def __init__(self, vocab_size: int, max_batch: int, max_length: int, device: torch.device):
+        self.vocab_size, self.max_length = vocab_size, max_length
+        self.records = np.zeros((max_batch, RECORD_SIZE), np.uint8)
+        self.list_addresses = np.zeros(max_batch, np.uint64)
+        self.lists: list[np.ndarray | None] = [None] * max_batch  # keeps the addresses alive
+        self.tokens, self.distinct, self.counts = (_reserve(max_batch, max_length) for _ in range(3))
+        self.lengths, self.prompt_lengths, self.num_distinct = (np.zeros(max_batch, np.int64) for _ in range(3))
+        self.status = np.zeros(max_batch, np.int32)
+        arrays = (self.records, self.list_addresses, self.tokens, self.distinct, self.counts)
+        arrays += (self.lengths, self.prompt_lengths, self.num_distinct, self.status)
+        self.native = cpu._cpu.Slots(*(array.ctypes.data for array in arrays), max_length)
+        self.outputs: dict[tuple, tuple[SampleOutput, object]] = {}
+        self.rows: tuple[int, ...] = ()  # of the last step,
+        self.index = np.zeros(0, np.int64)  # the same as an array,
+        self.address = 0  # and where that is
+        self.room = 0  # steps that the last rows are sure to have room for
+
+    def add(self, slot: int, params: SamplingParams, seed: int, ids: Tensor) -> None:
+        tokens = ids.numpy()
+        inside = (tokens >= 0) & (tokens < self.vocab_size)
+        known = np.unique(tokens[inside])
+        length = len(tokens)
+        self.tokens[slot, :length] = np.where(inside, tokens, -1)
+        self.distinct[slot, : len(known)] = known
+        self.counts[slot, : len(known)] = 0
+        self.lengths[slot] = self.prompt_lengths[slot] = length
+        self.num_distinct[slot] = len(known)
+        self.status[slot] = 0 if inside.all() else BAD_HISTORY_ID
+        self._set_params(slot, params, seed)
+
+    def fork(self, slot: int, copy: int, params: SamplingParams, seed: int) -> None:
+        for array, size in (
+            (self.tokens, self.lengths[slot]),
+            (self.distinct, self.num_distinct[slot]),
+            (self.counts, self.num_distinct[slot]),
+        ):
+            array[copy, :size] = array[slot, :size]
+        for array in (self.lengths, self.prompt_lengths, self.num_distinct, self.status):
+            array[copy] = array[slot]
+        self._set_params(copy, params, seed)
+
+    def remove(self, slot: int) -> None:
+        self.lists[slot] = None
+        self.rows = ()
+
+    def history(self, slot: int) -> Tensor:
+        return torch.from_numpy(self.tokens[slot, : self.lengths[slot]].astype(np.int64))
+
+    def require_room(self, rows: tuple[int, ...]) -> None:
+        if rows == self.rows and self.room > 0:
+            self.room -= 1
+            return
+        index = np.array(rows, np.int64)
+        left = self.max_length - self.lengths[index]
+        for row in np.flatnonzero(left <= 0):
+            raise ValueError(
+                f"row {row}: slot {rows[row]}: its history is full; "
+                f"accepted: fewer than max_length = {self.max_length} tokens"
+            )
+        self.rows, self.index, self.address = rows, index, index.ctypes.data
+        self.room = int(left.min(initial=self.max_length)) - 1
+
+    def step(
+        self, logits: Tensor, rows: tuple[int, ...], uniforms: np.ndarray | None, logprobs: str | None, top: int
+    ) -> SampleOutput:
+        """After require_room() of the same rows."""
+        batch = len(rows)
+        key = (batch, logprobs, top)
+        output, native = self.outputs.get(key) or self.outputs.setdefault(key, cpu.outputs(batch, logprobs, top))
+        bits = 0 if uniforms is None else uniforms.ctypes.data
+        _step(
+            logits.data_ptr(),
+            _dtypes[logits.dtype],
+            batch,
+            self.vocab_size,
+            logits.stride(0),
+            self.native,
+            self.address,
+            bits,
+            native,
+            _threads(),
+        )
+        return output
+
+    def _set_params(self, slot: int, params: SamplingParams, seed: int) -> None:
+        records, lists = pack_rows([params], [seed])
+        self.records[slot] = records[0]
+        self.lists[slot] = lists
+        self.list_addresses[slot] = lists.ctypes.data
+        self.rows = ()  # this slot may have another length than the one that had its number before
+
+
+def _reserve(rows: int, columns: int) -> np.ndarray:
+    """int32 [rows, columns] in memory that is committed where it is written to, some KB at a time.
+
+    NumPy asks for large pages, of which a short history would commit a whole one in each array.
+    """
+    memory = mmap.mmap(-1, 4 * rows * columns, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without large pages
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, np.int32).reshape(rows, columns)

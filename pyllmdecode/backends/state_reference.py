@@ -1,0 +1,69 @@
+"""A sampler's state for the reference backend: one tensor of tokens per slot, on any device."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..output import SampleOutput
+from ..params import SamplingParams
+from ..tables import BAD_HISTORY_ID
+
+
+@dataclass
+class Slot:
+    params: SamplingParams
+    seed: int
+    tokens: Tensor  # int64 [length]
+    prompt_length: int
+    status: int
+
+
+class State:
+    def __init__(self, vocab_size: int, max_batch: int, max_length: int, device: torch.device):
+        self.vocab_size, self.max_length, self.slots = vocab_size, max_length, {}
+
+    def add(self, slot: int, params: SamplingParams, seed: int, ids: Tensor) -> None:
+        inside = (ids >= 0) & (ids < self.vocab_size)
+        status = 0 if bool(inside.all()) else BAD_HISTORY_ID
+        self.slots[slot] = Slot(params, seed, torch.where(inside, ids, -1), len(ids), status)
+
+    def fork(self, slot: int, copy: int, params: SamplingParams, seed: int) -> None:
+        source = self.slots[slot]
+        self.slots[copy] = Slot(params, seed, source.tokens, source.prompt_length, source.status)
+
+    def remove(self, slot: int) -> None:
+        del self.slots[slot]
+
+    def history(self, slot: int) -> Tensor:
+        return self.slots[slot].tokens.clone()
+
+    def require_room(self, rows: tuple[int, ...]) -> None:
+        for row, slot in enumerate(rows):
+            if len(self.slots[slot].tokens) >= self.max_length:
+                raise ValueError(
+                    f"row {row}: slot {slot}: its history is full; "
+                    f"accepted: fewer than max_length = {self.max_length} tokens"
+                )
+
+    def step(
+        self, logits: Tensor, rows: tuple[int, ...], uniforms: np.ndarray | None, logprobs: str | None, top: int
+    ) -> SampleOutput:
+        slots = [self.slots[slot] for slot in rows]
+        output = reference.sample_step(
+            logits,
+            [slot.params for slot in slots],
+            [slot.tokens for slot in slots],
+            [slot.prompt_length for slot in slots],
+            [len(slot.tokens) for slot in slots],
+            [slot.seed for slot in slots],
+            None if uniforms is None else uniforms.tolist(),
+            logprobs,
+            top,
+        )
+        for slot, token in zip(slots, output.token_ids, strict=True):
+            if int(token) >= 0:
+                slot.tokens = torch.cat([slot.tokens, token[None]])
+        return output

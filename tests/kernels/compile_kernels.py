@@ -1,0 +1,125 @@
+"""Compiles every kernel variant that serving launches, for GPUs that are not there, and says what came out.
+
+    python tests/kernels/compile_kernels.py cuda:90 bfloat16      -> JSON, one object per variant
+
+A program of its own, as the tests around it run Triton in its interpreter.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ["TRITON_INTERPRET"] = "0"
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from pyllmdecode.backends import triton as host
+from pyllmdecode.backends import triton_launch
+from pyllmdecode.backends.gpu import Outputs
+from pyllmdecode.tables import TABLE_WORDS
+
+POINTERS = {torch.int64: "*i64", torch.int32: "*i32", torch.float32: "*fp32"}
+POINTERS |= {torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+
+
+def variants(dtype: torch.dtype, vocab: int = 128256):
+    """(name, launch) of all launches of steps, lists of log-probabilities and process_logits."""
+    launches = {}
+
+    class Recorder:
+        def __call__(self, *some):
+            for kernel, _, warps, arguments, constants in some:
+                launches[kernel.fn.__name__, constants] = kernel, warps, arguments, constants
+
+        def compile(self, *launch):
+            self(launch)
+
+    triton_launch._launchers[torch.device("cpu")] = Recorder()
+    table = torch.zeros(64, TABLE_WORDS, dtype=torch.int64)
+    step, outputs = host.Step(vocab, 1, torch.device("cpu")), Outputs(1, torch.device("cpu"))
+    step.warm_up(dtype, table)
+    slots, scores = torch.zeros(1, dtype=torch.int64), torch.empty(1, vocab)
+    for logits in (torch.zeros(1, vocab, dtype=dtype), torch.zeros(1, vocab + 8, dtype=dtype)[:, 1 : vocab + 1]):
+        given, room = (slots, table, outputs), {"history": 1, "touched": 1}
+        for logprobs in ("raw", "processed"):
+            step.run(logits, *given, None, logprobs, 1, **room, advance=True, decided=False)
+        step.process_logits(logits, scores, *given, **room)
+    return launches
+
+
+def compile_for(target: GPUTarget, kernel, warps, arguments, constants, fusion=False):
+    parameters = list(kernel.params)
+    signature, constexprs, attributes = {}, {}, {}
+    for index, (parameter, value) in enumerate(zip(parameters, (*arguments, *constants), strict=True)):
+        if parameter.is_constexpr:
+            signature[parameter.name], constexprs[parameter.name] = "constexpr", value
+        elif isinstance(value, torch.Tensor):
+            signature[parameter.name] = POINTERS[value.dtype]
+            if value.data_ptr() % 16 == 0 and not parameter.do_not_specialize_on_alignment:
+                attributes[(index,)] = [["tt.divisibility", 16]]
+        else:
+            signature[parameter.name] = parameter.annotation_type
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constexprs, attrs=attributes)
+    return triton.compile(source, target=target, options={"num_warps": warps, "enable_fp_fusion": fusion})
+
+
+def nvidia(compiled) -> dict:
+    """What ptxas gave the kernel, and what the PTX says."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        report = subprocess.check_output([TOOLS / "cuobjdump", "--dump-resource-usage", file.name], text=True)
+    usage = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", report))
+    ptx = compiled.asm["ptx"]
+    return {
+        "registers": int(usage["REG"]),
+        "stack": int(usage["STACK"]),
+        "local": int(usage["LOCAL"]),
+        "fused": len(re.findall(r"\b(?:fma|mad)\.(?:\w+\.)*f32", ptx)),
+        "flushing": sorted(set(re.findall(r"\b[\w.]+\.ftz[\w.]*", ptx))),
+        "wide loads": len(re.findall(r"\bld\.global\S*\.v4\.b32", ptx)),
+    }
+
+
+def amd(compiled) -> dict:
+    text = compiled.asm["amdgcn"]
+
+    def number(name):
+        return int(re.search(rf"\.{name}:\s+(\d+)", text).group(1))
+
+    return {
+        "registers": number("vgpr_count"),
+        "stack": number("private_segment_fixed_size"),
+        "local": number("vgpr_spill_count"),  # scalars spill into vector registers
+        # In the intermediate language: true division becomes fused instructions afterwards, and is exact for that.
+        "fused": len(re.findall(r"llvm\.fma|llvm\.fmuladd|\bf(?:mul|add|sub) [^\n]*contract", compiled.asm["llir"])),
+        "flushing": [] if "denormal_mode_32 3" in text or ".amdhsa_float_denorm_mode_32 3" in text else ["float32"],
+        "wide loads": len(re.findall(r"\b(?:global|buffer)_load_dwordx4", text)),
+    }
+
+
+def main(where: str, dtype: str) -> None:
+    name, arch = where.split(":")
+    target = GPUTarget(name, int(arch) if arch.isdigit() else arch, 32 if name == "cuda" else 64)
+    results = []
+    for (kernel, _), launch in variants(getattr(torch, dtype)).items():
+        compiled = compile_for(target, *launch)
+        sizes = dict(zip((p.name for p in launch[0].params if p.is_constexpr), launch[3], strict=True))
+        measured = nvidia(compiled) if name == "cuda" else amd(compiled)
+        results.append({"kernel": kernel, "sizes": sizes, "shared": compiled.metadata.shared, **measured})
+        if kernel == "raw_logprobs" and name == "cuda":  # what it would be with the compiler's own default
+            fusing = nvidia(compile_for(target, *launch, fusion=True))
+            results.append({"kernel": "fusing", "sizes": sizes, "shared": 0, **fusing})
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

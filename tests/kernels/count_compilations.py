@@ -1,0 +1,120 @@
+"""Steps on a GPU that is only pretended: which kernels get compiled, and when. Prints JSON.
+
+The real host code, the real compiler and Triton's real caches; only the driver below launches nothing. A program of
+its own, as the tests around it run Triton in its interpreter.
+"""
+
+import contextlib
+import json
+import os
+import time
+import types
+
+os.environ["TRITON_INTERPRET"] = "0"
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+import pyllmdecode as pld
+from pyllmdecode import SamplingParams
+from pyllmdecode.backends import state_gpu, triton_launch
+from pyllmdecode.backends import triton as host
+
+VOCAB, BATCH, LENGTH = 10_000, 100, 4096
+launched = []
+
+
+class Launcher:
+    def __init__(self, source, metadata):
+        self.name = metadata.name
+
+    def __call__(self, *arguments):
+        launched.append((self.name, arguments[0]))
+
+
+class Driver:
+    launcher_cls = Launcher
+    binary_ext = "cubin"
+
+    def __init__(self):
+        self.utils = types.SimpleNamespace(
+            load_binary=lambda *_: (None, None, 0, 0, 1024),
+            unload_module=lambda *_: None,
+            get_device_properties=lambda _: {"max_shared_mem": 232_448},
+        )
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+
+def compiled() -> int:
+    """Variants in Triton's own caches."""
+    kernels = (host.edits, host.scan, host.decide, host.masses, host.conclude, host.advance, host.raw_logprobs)
+    return sum(len(cache[0]) for kernel in kernels for cache in kernel.device_caches.values())
+
+
+def pretend():
+    driver.set_active(Driver())
+    device = torch.device("cpu")
+    triton_launch._launchers[device] = triton_launch._Device(device)
+    host.INTERPRETED = True  # tensors are on the CPU
+    state_gpu.is_capturing = lambda device: False
+    torch.cuda.current_device = lambda: None  # the index of torch.device("cpu")
+    torch.cuda.device = lambda device: contextlib.nullcontext()
+    torch._C._cuda_getCurrentRawStream = lambda index: 0
+
+
+def main():
+    pretend()
+    sampler = pld.Sampler(VOCAB, BATCH, LENGTH, backend="triton")
+    sampler.warm_up(torch.bfloat16)
+    after_warm_up = compiled()
+    requests = [
+        SamplingParams(top_k=50, top_p=0.95, repetition_penalty=1.2, no_repeat_ngram_size=3),
+        SamplingParams(top_p=0.9, logit_bias={3: 1.0}, bad_words_ids=[[1], [2, 3]]),
+        SamplingParams(temperature=0.0),
+        SamplingParams(min_p=0.1, frequency_penalty=0.5, allowed_token_ids=range(100)),
+    ]
+    for row in range(BATCH):
+        sampler.add(requests[row % 4], list(range(row)))
+    memory = torch.zeros(BATCH * (VOCAB + 24), dtype=torch.bfloat16)
+    for rows in (1, 2, 7, 16, 33, BATCH):
+        for stride in (VOCAB, VOCAB + 1, VOCAB + 8, VOCAB + 16):
+            for offset in (0, 1, 8):
+                logits = memory.as_strided((rows, VOCAB), (stride, 1), offset)
+                sampler.step(logits, range(rows))
+                sampler.step(logits, range(rows), uniforms=[5] * rows)
+    after_steps = compiled()
+    seen = sorted({name for name, _ in launched})
+
+    sampler.step(torch.zeros(BATCH, VOCAB))  # another type has to be compiled: the count does count
+    other_type = compiled()
+
+    logits = memory[: BATCH * VOCAB].view(BATCH, VOCAB)
+    times = []
+    for _ in range(20):
+        begin = time.perf_counter()
+        sampler.step(logits)
+        times.append(time.perf_counter() - begin)
+    print(
+        json.dumps(
+            {
+                "after warm_up": after_warm_up,
+                "after steps": after_steps,
+                "after another type": other_type,
+                "launched": seen,
+                "microseconds of Python per step, launches apart": round(sorted(times)[10] * 1e6, 1),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""A plain model of `Sampler`: lists of tokens, and the stateless reference with them."""
+
+import dataclasses
+
+import pytest
+import torch
+from cases import assert_same
+
+import pyllmdecode as pld
+from pyllmdecode import SamplingParams
+
+VOCAB = 40
+
+
+@dataclasses.dataclass
+class Request:
+    params: SamplingParams
+    tokens: list[int]
+    prompt: int
+
+
+class Mirror:
+    """A sampler and its model; every step is compared. All parameters must have seeds."""
+
+    def __init__(self, backend, vocab=VOCAB, max_batch=4, max_length=64):
+        self.vocab, self.max_batch, self.max_length = vocab, max_batch, max_length
+        self.sampler = backend.sampler(vocab, max_batch, max_length)
+        self.requests: dict[int, Request] = {}
+
+    @property
+    def free(self):
+        return [slot for slot in range(self.max_batch) if slot not in self.requests]
+
+    def with_room(self):
+        return [slot for slot, request in sorted(self.requests.items()) if len(request.tokens) < self.max_length]
+
+    def add(self, params, prompt):
+        slot = self.sampler.add(params, prompt)
+        assert slot == self.free[0]
+        tokens = [token if 0 <= token < self.vocab else -1 for token in list(prompt)]
+        self.requests[slot] = Request(params, tokens, len(tokens))
+        self.check()
+        return slot
+
+    def fork(self, slot, params=None):
+        copy, source = self.sampler.fork(slot, params), self.requests[slot]
+        assert copy == self.free[0]
+        self.requests[copy] = Request(params or source.params, list(source.tokens), source.prompt)
+        self.check()
+        return copy
+
+    def remove(self, slot):
+        self.sampler.remove(slot)
+        del self.requests[slot]
+        self.check()
+
+    def step(self, logits, slots=None, **options):
+        rows = sorted(self.requests) if slots is None else [int(slot) for slot in slots]
+        requests = [self.requests[slot] for slot in rows]
+        logits_there = logits.to(self.sampler.device)
+        for row, request in enumerate(requests):
+            if len(request.tokens) == self.max_length:
+                with pytest.raises(ValueError, match=f"^row {row}: slot {rows[row]}: its history is full"):
+                    self.sampler.step(logits_there, slots, **options)
+                return self.check()
+        expected = pld.sample(
+            logits,
+            [request.params for request in requests],
+            [request.tokens for request in requests],
+            prompt_lengths=[request.prompt for request in requests],
+            backend="reference",
+            **options,
+        )
+        got = self.sampler.step(logits_there, slots, **options)
+        assert_same(got._replace(**{name: t.cpu() for name, t in got._asdict().items() if t is not None}), expected)
+        for request, token in zip(requests, expected.token_ids.tolist(), strict=True):
+            if token >= 0:
+                request.tokens.append(token)
+        self.check()
+        return expected
+
+    def check(self):
+        assert self.sampler.slots == tuple(sorted(self.requests))
+        for slot, request in self.requests.items():
+            history = self.sampler.history(slot)
+            assert history.dtype == torch.int64 and history.tolist() == request.tokens, slot
