@@ -4,6 +4,7 @@ import os
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 # Torch's threads otherwise spin while they wait: on a busy machine that takes a hundred times as long.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -20,9 +21,14 @@ from pyllmdecode.backends import cpu
 # Name -> device of its tensors. Without a GPU, Triton's interpreter and the CUDA source on threads run on the CPU.
 _GPU = "cuda" if GPU else "cpu"
 BACKENDS = {"reference": "cpu", "cpu": "cpu", "triton": _GPU, "cuda": _GPU}
-# Each is tested in all its variants: the instruction sets of the native library, and sizes that the Triton kernels are
-# compiled for, of which the small ones split small rows over many programs and overflow their lists.
+# Each is tested in all its variants: the instruction sets of the native library; sizes that the Triton kernels are
+# compiled for, of which the small ones split small rows over many programs and overflow their lists; and the CUDA
+# source on fibers, or on threads, which take fifty times as long.
 VARIANTS = {"cpu": ("baseline", "avx2", "avx512"), "triton": ("served", "small")}
+if not GPU:
+    VARIANTS["cuda"] = (None, "threads")
+THOROUGH = {"threads"}  # variants that only --thorough tries
+QUICK_SHARE = 4  # without it Triton's interpreter tries one in so many of a test's parameters
 
 hasten()
 
@@ -40,6 +46,7 @@ class BackendUnderTest:
     name: str
     device: str
     variant: str | None = None
+    thorough: ClassVar[bool] = False  # --thorough was given
 
     def __str__(self):
         return f"{self.name}-{self.variant}" if self.variant else self.name
@@ -48,6 +55,14 @@ class BackendUnderTest:
     def interpreted(self):
         """Whether a row takes 0.1 s, so that tests had better try few."""
         return self.name == "triton" and not GPU
+
+    @property
+    def slow(self):
+        return self.interpreted or self.name == "reference"
+
+    def fewer(self, count, quick):
+        """So many rounds of something; `quick` of them for a slow backend, unless everything is to be tried."""
+        return quick if self.slow and not BackendUnderTest.thorough else count
 
     def some(self, items, count=8):
         """All of a sequence, or for Triton's interpreter `count` of them at even distances, the last one among them."""
@@ -82,6 +97,8 @@ class BackendUnderTest:
             yield from self._with_instruction_set()
         elif self.variant == "small":
             yield from self._with_small_sizes()
+        elif self.variant == "threads":
+            yield from self._on_threads()
         else:
             yield self
 
@@ -101,13 +118,20 @@ class BackendUnderTest:
         yield self
         triton.CONFIG = before
 
+    def _on_threads(self):
+        from pyllmdecode.backends import cuda
+
+        before = cuda.choose_fibers(False)
+        yield self
+        cuda.choose_fibers(before)
+
 
 def _variants(names, quick=False):
     for name in names:
         variants = VARIANTS.get(name, (None,))
         for variant in variants[-1:] if quick and name == "triton" and not GPU else variants:
             it = BackendUnderTest(name, BACKENDS[name], variant)
-            yield pytest.param(it, id=str(it))
+            yield pytest.param(it, id=str(it), marks=pytest.mark.thorough if variant in THOROUGH else ())
 
 
 @pytest.fixture(params=_variants(BACKENDS, quick=True))
@@ -139,27 +163,63 @@ def threads():
     torch.set_num_threads(before)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--thorough", action="store_true", help="also what takes long: make test-all")
+
+
+def pytest_configure(config):
+    BackendUnderTest.thorough = config.getoption("--thorough")
+
+
 def pytest_collection_modifyitems(config, items):
-    """In Triton's interpreter each combination of other parameters is tried with one dtype, not the same for all."""
-    kept, left_out = [], []
-    for item in items:
-        parameters = dict(getattr(getattr(item, "callspec", None), "params", {}))
-        variant = next((v for v in parameters.values() if isinstance(v, BackendUnderTest)), None)
-        if variant is None or not variant.interpreted or "dtype" not in parameters:
-            kept.append(item)
-            continue
-        dtype, types = parameters.pop("dtype"), list(DTYPES)
-        others = [repr(value) for value in parameters.values() if value is not variant]
-        wanted = (zlib.crc32(repr(others).encode()) + (variant.variant == "small")) % len(types)
-        (kept if dtype == types[wanted] else left_out).append(item)
-    items[:] = kept
-    config.left_out = len(left_out)
+    """Leaves out what is not tried anywhere, and what is not tried now."""
+    doubled = {item for item in items if _is_other_dtype(item)}
+    later = set() if BackendUnderTest.thorough else _for_later([item for item in items if item not in doubled])
+    left_out = [item for item in items if item in doubled or item in later]
+    items[:] = [item for item in items if item not in doubled and item not in later]
+    config.left_out = len(doubled), len(later)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
 
 
+def _variant_of(item) -> BackendUnderTest | None:
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return next((value for value in parameters.values() if isinstance(value, BackendUnderTest)), None)
+
+
+def _is_other_dtype(item) -> bool:
+    """In Triton's interpreter each combination of other parameters is tried with one dtype, not the same for all."""
+    variant = _variant_of(item)
+    if variant is None or not variant.interpreted or "dtype" not in item.callspec.params:
+        return False
+    parameters, types = dict(item.callspec.params), list(DTYPES)
+    dtype = parameters.pop("dtype")
+    others = [repr(value) for value in parameters.values() if value is not variant]
+    return dtype != types[(zlib.crc32(repr(others).encode()) + (variant.variant == "small")) % len(types)]
+
+
+def _for_later(items) -> set:
+    """What is marked as thorough, for this backend; of the rest, most of what Triton's interpreter could try."""
+    later, of_interpreter = set(), {}
+    for item in items:
+        variant = _variant_of(item)
+        marks = list(item.iter_markers("thorough"))
+        if any(not mark.args or (variant and variant.name in mark.args) for mark in marks):
+            later.add(item)
+        elif variant is not None and variant.interpreted:
+            of_interpreter.setdefault((item.function, variant), []).append(item)
+    for (function, variant), tests in of_interpreter.items():
+        first = zlib.crc32(f"{function.__name__} {variant}".encode()) % min(QUICK_SHARE, len(tests))
+        later.update(tests)
+        later.difference_update(tests[first::QUICK_SHARE])
+    return later
+
+
 def pytest_terminal_summary(terminalreporter, config):
-    if getattr(config, "left_out", 0):
+    doubled, later = getattr(config, "left_out", (0, 0))
+    if doubled:
         terminalreporter.write_line(
-            f"{config.left_out} tests left out: Triton's interpreter tries one dtype where a GPU tries three"
+            f"{doubled} tests left out: Triton's interpreter tries one dtype where a GPU tries three"
         )
+    if later:
+        terminalreporter.write_line(f"{later} tests left for `make test-all`, as they take long")

@@ -173,7 +173,7 @@ def chi_square(tokens, row, temperature):
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 3.0])
 def test_frequencies(backend, temperature):
     """Over the positions of one stream, and over the seeds of one position."""
-    count, row = 200 if backend.interpreted else 4000, normal(60, seed=5, spread=2.0)
+    count, row = 200 if backend.interpreted else backend.fewer(4000, 1000), normal(60, seed=5, spread=2.0)
     logits = row.expand(count, -1)
     one_stream = SamplingParams(temperature=temperature, seed=2**63 + 11)
     over_positions = backend.sample(logits, one_stream, positions=list(range(count))).token_ids
@@ -207,16 +207,17 @@ def test_seed_and_position_give_the_bits(backend):
 
 
 def test_uniforms_in_every_form(backend):
-    bits = draws(20)
+    bits = draws(backend.fewer(20, 5))
+    rows = len(bits)
     signed = [u if u < 2**63 else u - 2**64 for u in bits]
-    logits, params = normal(20, 500), SamplingParams(top_p=0.95, seed=1)
+    logits, params = normal(rows, 500), SamplingParams(top_p=0.95, seed=1)
     expected = backend.sample(logits, params, uniforms=bits).token_ids
     for form in (signed, tuple(bits), torch.tensor(signed), np.array(bits, np.uint64), np.array(signed)):
         assert_equal(backend.sample(logits, params, uniforms=form).token_ids, expected, "token_ids")
     strided = torch.tensor([signed, signed]).t()[:, 0]
     assert_equal(backend.sample(logits, params, uniforms=strided).token_ids, expected, "token_ids")
     # They take the place of Philox, so neither seed nor position matters.
-    other = backend.sample(logits, SamplingParams(top_p=0.95, seed=2), positions=[9] * 20, uniforms=bits)
+    other = backend.sample(logits, SamplingParams(top_p=0.95, seed=2), positions=[9] * rows, uniforms=bits)
     assert_equal(other.token_ids, expected, "token_ids")
 
 

@@ -110,6 +110,7 @@ def test_vocabularies_of_models(fast, vocab):
     case.check_sample(fast)
 
 
+@pytest.mark.thorough("triton")
 def test_large_vocabulary(fast):
     # With its small sizes the interpreter gets the rows that need no search of the whole row.
     case = large_case().of_rows([0, 3, 5]) if fast.interpreted and fast.variant == "small" else large_case()

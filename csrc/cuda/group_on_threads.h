@@ -1,5 +1,5 @@
-// The group interface of group.h on threads of a CPU: small warps and blocks, real barriers, and data races where one
-// is missing, for tests.
+// The group interface of group.h on threads of a CPU, or on fibers of one: small warps and blocks, real barriers, and data
+// races where one is missing, for tests.
 #pragma once
 
 #include <sched.h>
@@ -15,11 +15,11 @@
 #endif
 
 #include "../common/macros.h"
+#include "fibers.h"
 #include "shape.h"
 
 PLD_BEGIN
 
-// Waits by yielding: there are more threads than cores.
 class Barrier {
  public:
   explicit Barrier(int size) : size_(size) {}
@@ -30,7 +30,8 @@ class Barrier {
       turn_.store(turn + 1, std::memory_order_release);
       turn_.notify_all();
     } else {
-      turn_.wait(turn, std::memory_order_acquire);
+      while (turn_.load(std::memory_order_acquire) == turn)
+        if (!Fibers::pause()) turn_.wait(turn, std::memory_order_acquire);
     }
   }
 
@@ -132,7 +133,8 @@ class Group {
     for (int from = 0; from < kWarp; ++from) {
       for (int i = 0; i < kWords; ++i) {
         uint64_t word;
-        while ((word = all[from * 4 + i].load(std::memory_order_relaxed)) >> 32 != turn) sched_yield();
+        while ((word = all[from * 4 + i].load(std::memory_order_relaxed)) >> 32 != turn)
+          if (!Fibers::pause()) sched_yield();  // there are more threads than cores
         if (from == lane) words[i] = uint32_t(word);
       }
     }

@@ -14,6 +14,12 @@ namespace pld {
 int omitted_barrier = -1;
 std::atomic<int> passed_barriers = 0;
 std::pair<const char*, int> omitted_at;
+// Whether a launch's threads are fibers. Sanitizers know nothing of them, and want threads to find races between.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+bool on_fibers = false;
+#else
+bool on_fibers = true;
+#endif
 
 namespace {
 
@@ -25,20 +31,24 @@ Shape shape_of(int64_t vocab, int blocks) { return pld::shape_of(vocab, blocks, 
 
 template <class T, bool kResident>
 void run(Group::Team& team, const Step& step, const Shape& shape) {
-  std::vector<std::thread> threads;
-  for (int index = 0; index < shape.blocks * Group::kThreads; ++index) {
-    threads.emplace_back([&, index] {
-      Group g(team, index);
-      auto& s = *reinterpret_cast<Shared<Group>*>(g.shared());
-      for (int row = 0; row < step.rows; ++row) {
-        clear<Group>(g, s);
-        sample_step<T, kResident, Group>(g, s, step, shape, row);
-        if (index == 0) passed_barriers = std::max(passed_barriers.load(), g.passed());
-        g.next_row();
-      }
-    });
+  const auto thread = [&](int index) {
+    Group g(team, index);
+    auto& s = *reinterpret_cast<Shared<Group>*>(g.shared());
+    for (int row = 0; row < step.rows; ++row) {
+      clear<Group>(g, s);
+      sample_step<T, kResident, Group>(g, s, step, shape, row);
+      if (index == 0) passed_barriers = std::max(passed_barriers.load(), g.passed());
+      g.next_row();
+    }
+  };
+  const int n = shape.blocks * Group::kThreads;
+  if (on_fibers) {
+    Fibers::run(n, step.vocab % 2, thread);
+  } else {
+    std::vector<std::thread> threads;
+    for (int index = 0; index < n; ++index) threads.emplace_back(thread, index);
+    for (std::thread& one : threads) one.join();
   }
-  for (std::thread& thread : threads) thread.join();
   if (team.omitted >= 0) omitted_at = team.omitted_at;
 }
 

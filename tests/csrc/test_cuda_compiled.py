@@ -18,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 CSRC = ROOT / "csrc"
+BUILT = ROOT / "build" / "native" / "_cuda.launch.o"
 KIB = 1024
 KERNELS = {(dtype, resident) for dtype in ("Float32", "Float16", "BFloat16") for resident in (False, True)}
 # Of a multiprocessor, on sm_90 and sm_100 alike. Registers are given to a warp at a time, from its own partition.
@@ -52,6 +53,7 @@ class Tools(NamedTuple):
     command: list[str]  # nvcc, and setup.py's flags
     toolkit: NamedTuple
     path: str  # where the disassembler is looked for
+    ninja: str
 
     def compile(self, source, target, *flags):
         done = subprocess.run([*self.command, *flags, source, "-o", target], capture_output=True, text=True)
@@ -96,12 +98,14 @@ def tools():
     for program in ("cuobjdump", "nvdisasm"):
         if shutil.which(program, path=path) is None:
             pytest.skip(f"{program} is neither beside nvcc, nor in PATH, nor in Triton's package")
-    return Tools(shlex.split(setup["nvcc_command"](toolkit)), toolkit, path)
+    return Tools(shlex.split(setup["nvcc_command"](toolkit)), toolkit, path, setup["ninja_path"]())
 
 
 @pytest.fixture(scope="module")
 def kernels(tools, tmp_path_factory):
-    """What the library has for GPUs, compiled from what the sources say now."""
+    """What the library has for GPUs, as `make build` has compiled it or, where that is older than the sources, anew."""
+    if is_up_to_date(tools):
+        return BUILT
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:  # once for all workers
         folder = folder.parent
@@ -111,6 +115,15 @@ def kernels(tools, tmp_path_factory):
         if not target.exists():
             tools.compile(CSRC / "cuda" / "launch.cu", target, *shlex.split(tools.toolkit.gencode), "-fatbin")
     return target
+
+
+def is_up_to_date(tools) -> bool:
+    """Whether it was built with these flags, from what the sources say now."""
+    script = BUILT.parent / "build.ninja"
+    if not script.exists() or tools.toolkit.gencode not in script.read_text():
+        return False
+    done = subprocess.run([tools.ninja, "-n", "-f", script, BUILT], capture_output=True, text=True)
+    return "no work to do" in done.stdout
 
 
 def by_kernel(found) -> dict:

@@ -96,6 +96,7 @@ def run(programs: Path, kind: str, *arguments: str, symbols: bool = True) -> sub
     return subprocess.run(command, env=os.environ | options, capture_output=True, text=True, timeout=LIMIT)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", SANITIZERS)
 def test_nothing_found(programs, kind):
     """No report, and what the CPU backend draws, in every case."""
@@ -104,6 +105,7 @@ def test_nothing_found(programs, kind):
     assert len(re.findall(r"^\w+ barriers=\d+ digest=[0-9a-f]{16}$", done.stdout, re.M)) > len(CASES)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES)
 def test_every_barrier_is_missed(programs, case):
     """Without it there is a race, a wrong answer or no end; otherwise it could be left out for good."""

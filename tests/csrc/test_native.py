@@ -89,7 +89,7 @@ def run_python(code, **environment):
 
 
 def test_instruction_set_by_environment():
-    code = "from pyllmdecode import cpu; print(cpu.isa())"
+    code = "from pyllmdecode.backends import cpu; print(cpu.isa())"
     for value, expected in [("baseline", "baseline"), ("", cpu.isas()[-1])]:
         done = run_python(code, PYLLMDECODE_ISA=value)
         assert done.stdout.strip() == expected, done.stderr

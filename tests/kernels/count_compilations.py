@@ -64,7 +64,7 @@ def pretend():
     driver.set_active(Driver())
     device = torch.device("cpu")
     triton_launch._launchers[device] = triton_launch._Device(device)
-    host.INTERPRETED = True  # tensors are on the CPU
+    host.INTERPRETED, host.DEVICE_TYPE = True, "cpu"  # tensors are on the CPU
     state_gpu.is_capturing = lambda device: False
     torch.cuda.current_device = lambda: None  # the index of torch.device("cpu")
     torch.cuda.device = lambda device: contextlib.nullcontext()

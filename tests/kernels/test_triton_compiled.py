@@ -15,6 +15,7 @@ ROOT = HERE.parent.parent
 KIB = 1024
 SHARED = {"cuda:80": 163 * KIB, "cuda:90": 227 * KIB, "cuda:100": 227 * KIB, "hip:gfx942": 64 * KIB}
 TARGETS = [(target, "bfloat16") for target in SHARED] + [("cuda:90", "float32"), ("cuda:90", "float16")]
+QUICK = "cuda:90", "bfloat16"  # each takes 40 s on a core
 # Approximations that only guess where to look, see kernels/bracket.py.
 GUESSES = {"ex2.approx.ftz.f32", "sqrt.approx.ftz.f32"}
 
@@ -39,7 +40,9 @@ def variants(target, dtype):
     return run("compile_kernels.py", target, dtype)
 
 
-@pytest.mark.parametrize("target, dtype", TARGETS)
+@pytest.mark.parametrize(
+    "target, dtype", [pytest.param(*one, marks=() if one == QUICK else pytest.mark.thorough) for one in TARGETS]
+)
 def test_what_the_compiler_makes(target, dtype):
     found = variants(target, dtype)
     fusing = [variant for variant in found if variant["kernel"] == "fusing"]
@@ -59,6 +62,7 @@ def test_what_the_compiler_makes(target, dtype):
     assert bool(fusing) == target.startswith("cuda")
 
 
+@pytest.mark.thorough
 def test_steps_do_not_compile():
     """After Sampler.warm_up, whatever the batch, the parameters, and the alignment and stride of the logits."""
     counts = run("count_compilations.py")
