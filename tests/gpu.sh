@@ -121,7 +121,7 @@ if "$python" -c 'import pytest, hypothesis' 2>/dev/null; then
     # What concerns no device, and imports what is missing there.
     elsewhere=(--ignore=tests/{bench,cli,csrc,project,reference,repetition} --ignore=tests/kernels/test_triton_compiled.py)
     # CI: the same examples in every run.
-    CI=1 step tests 200 "$python" -m pytest tests -q -p no:cacheprovider "${several[@]}" --maxfail=40 --durations=5 \
+    CI=1 step tests 200 "$python" -m pytest tests --thorough -q -p no:cacheprovider "${several[@]}" --maxfail=40 --durations=5 \
         -k "triton or cuda or gpu" "${elsewhere[@]}"
 else
     skip tests "pytest or hypothesis is missing; WHEELS=FOLDER names their wheels. Only the step small has checked results"
