@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from ..tables import EMPTY_ROW, NAN_LOGITS
+from ..tables import EMPTY_ROW, HISTORY_FULL, NAN_LOGITS
 from .layout import (
     ALLOWED_COUNT,
     BAD_WORDS_COUNT,
@@ -44,6 +44,7 @@ _BLOCK = tl.constexpr(1024)
 _LOG_2 = tl.constexpr(0.6931471805599453)
 _NAN_LOGITS = tl.constexpr(NAN_LOGITS)
 _EMPTY_ROW = tl.constexpr(EMPTY_ROW)
+_HISTORY_FULL = tl.constexpr(HISTORY_FULL)
 
 ADVANCE = tl.constexpr(1)  # bits of `flags`: append what was drawn to the history, and leave the masks zero
 UNIFORMS = tl.constexpr(2)  # the 64 random bits of each row are given
@@ -187,12 +188,17 @@ def clear(mask, words):
 
 
 @triton.jit
+def is_full(it):
+    return tl.load(it + LENGTH) >= tl.load(it + ROOM)
+
+
+@triton.jit
 def leave(it, touched, banned, edited, token, vocab):
-    """The end of a step: zero masks, and the token in the history, if that has room."""
+    """The end of a step: zero masks, and the token in the history."""
     if edited:
         clear(touched, tl.cdiv(vocab, GROUP))
         clear(banned, tl.cdiv(vocab, GROUP))
-    if (token >= 0) & (tl.load(it + LENGTH) < tl.load(it + ROOM)):
+    if token >= 0:
         remember(it, token)
 
 
@@ -201,6 +207,9 @@ def write(it, header, touched, banned, edited, row_index, token, kept, logprob, 
     """outputs: int64 token_ids, int64 kept, int32 status, float32 logprobs, one after the other, each [rows]."""
     status = tl.load(it + STATUS).to(tl.int32) | tl.where(tl.load(header + NAN_SEEN) > 0, _NAN_LOGITS, 0)
     status = status | tl.where(token < 0, _EMPTY_ROW, 0)
+    full = ((flags & ADVANCE) != 0) & is_full(it)
+    status = status | tl.where(full, _HISTORY_FULL, 0)
+    token, logprob = tl.where(full, -1, token), tl.where(full, -INF, logprob)
     at = outputs + row_index
     tl.store(at, token.to(tl.int64))
     tl.store(at + rows, kept)
@@ -244,10 +253,19 @@ def finish(
     write(it, header, touched, banned, edited, row_index, token, kept, logprob, vocab, outputs, rows, flags)
 
 
-@triton.jit(do_not_specialize=["vocab"])
-def advance(slots, table, workspace, tokens, vocab: "i32", TILE: tl.constexpr, CAPACITY: tl.constexpr):
-    """Grid: rows. Ends a step that was run without ADVANCE; tokens: int64 [rows], what it drew."""
+@triton.jit(do_not_specialize=["rows", "vocab"])
+def advance(
+    slots, table, workspace, outputs, rows: "i32", vocab: "i32", TILE: tl.constexpr, CAPACITY: tl.constexpr
+):  # fmt: skip
+    """Grid: rows. Ends a step that was run without ADVANCE. outputs: what it wrote (see `write`)."""
     row = tl.program_id(0)
     it = request(table, tl.load(slots + row))
     _, touched, banned, _, _, _, _, _, _ = row_workspace(workspace, row, vocab, TILE, CAPACITY)
-    leave(it, touched, banned, is_edited(it), tl.load(tokens + row).to(tl.int32), vocab)
+    token = tl.load(outputs + row).to(tl.int32)
+    if is_full(it):
+        token = tl.full([], -1, tl.int32)
+        status = (outputs + 2 * rows).to(tl.pointer_type(tl.int32)) + row
+        tl.store(outputs + row, tl.full([], -1, tl.int64))
+        tl.store(status, tl.load(status) | _HISTORY_FULL)
+        tl.store((outputs + 2 * rows).to(tl.pointer_type(tl.float32)) + rows + row, -INF)
+    leave(it, touched, banned, is_edited(it), token, vocab)

@@ -6,13 +6,14 @@ from .backends.choice import Backend, backends
 from .output import RowError, SampleOutput
 from .params import SamplingParams
 from .sampler import Sampler
-from .tables import BAD_HISTORY_ID, EMPTY_ROW, NAN_LOGITS
+from .tables import BAD_HISTORY_ID, EMPTY_ROW, HISTORY_FULL, NAN_LOGITS
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BAD_HISTORY_ID",
     "EMPTY_ROW",
+    "HISTORY_FULL",
     "NAN_LOGITS",
     "Backend",
     "RowError",

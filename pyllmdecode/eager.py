@@ -1,8 +1,8 @@
 """`sample` and `process_logits` themselves: `api` calls them directly, and `ops` where torch compiles."""
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from . import inputs, reference
 from .backends import cpu, gpu
@@ -23,6 +23,7 @@ def sample(
     bits = inputs.check_row_integers(uniforms, "uniforms", batch, high=2**64 - 1)
     top = inputs.check_logprobs(logprobs, top_logprobs)
     chosen = choose(backend, logits.device)
+    inputs.check_memory(logits, "logits")
     seeds = inputs.draw_seeds(params)
     given = logits, params, seeds, known, prompts, places, bits, logprobs, top
     if chosen == "cpu":
@@ -30,7 +31,7 @@ def sample(
     elif chosen in ON_GPUS:
         output = gpu.sample_step(module(chosen).Step, *given)
     else:
-        rows, lengths = _rows(known, batch)
+        rows, lengths = inputs.history_rows(known, batch)
         places = lengths if places is None else places.tolist()
         prompts = lengths if prompts is None else prompts.tolist()
         bits = None if bits is None else bits.tolist()
@@ -48,14 +49,19 @@ def process_logits(logits, params, history, prompt_lengths, backend, out) -> Ten
     if out is not None:
         _check_out(out, logits)
     chosen = choose(backend, logits.device)
+    inputs.check_memory(logits, "logits")
+    if out is not None:
+        inputs.check_memory(out, "out")
+        _check_apart(out, known.ids, "history")
+        increment_version(out)  # so that autograd knows that what it may have kept is no longer there
     if chosen != "reference":
-        out = torch.empty(logits.shape, device=logits.device) if out is None else out
+        out = torch.empty(logits.shape, dtype=torch.float32, device=logits.device) if out is None else out
         if chosen == "cpu":
             cpu.process_logits(logits, params, known, prompts, out)
         else:
             gpu.process_logits(module(chosen).Step, logits, params, known, prompts, out)
         return out
-    rows, lengths = _rows(known, batch)
+    rows, lengths = inputs.history_rows(known, batch)
     scores = reference.process_logits(logits, params, rows, lengths if prompts is None else prompts.tolist())
     return scores if out is None else out.copy_(scores)
 
@@ -63,8 +69,14 @@ def process_logits(logits, params, history, prompt_lengths, backend, out) -> Ten
 def _check_out(out: Tensor, logits: Tensor) -> None:
     check_out_form(out, logits)
     same = out.data_ptr() == logits.data_ptr() and out.stride(0) == logits.stride(0) and out.dtype == logits.dtype
-    if not same and _overlap(out, logits):
-        raise ValueError("out: got memory that partly overlaps the logits; accepted: the logits themselves, or other")
+    if not same:
+        _check_apart(out, logits, "logits")
+
+
+def _check_apart(out: Tensor, other: Tensor, name: str) -> None:
+    if out.device == other.device and _overlap(out, other):
+        accepted = "the logits themselves, or memory of its own" if name == "logits" else "memory of its own"
+        raise ValueError(f"out: got memory that overlaps that of the {name}; accepted: {accepted}")
 
 
 def check_out_form(out: Tensor, logits: Tensor) -> None:
@@ -87,19 +99,10 @@ def check_out_form(out: Tensor, logits: Tensor) -> None:
 def _overlap(a: Tensor, b: Tensor) -> bool:
     def span(t):
         begin = t.data_ptr()
-        last = (t.shape[0] - 1) * t.stride(0) + t.shape[1]
-        return begin, begin + last * t.element_size()
+        last = sum((n - 1) * step for n, step in zip(t.shape, t.stride()))
+        return begin, begin + (last + 1) * t.element_size()
 
-    if not len(a):
+    if not a.numel() or not b.numel():
         return False
     (a0, a1), (b0, b1) = span(a), span(b)
     return a0 < b1 and b0 < a1
-
-
-def _rows(history: inputs.History, batch: int) -> tuple[list[Tensor], list[int]]:
-    """Each row's ids without padding, as the reference takes them, and their lengths."""
-    lengths = inputs.history_lengths(history).tolist()
-    if history.padded:
-        return [history.ids[row, : lengths[row]].to(torch.int64) for row in range(batch)], lengths
-    begins = np.asarray(history.begins).tolist()
-    return [history.ids[begin : begin + n] for begin, n in zip(begins, lengths, strict=True)], lengths

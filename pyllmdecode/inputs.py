@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import _C, Tensor
 
 from .params import SamplingParams, check_vocab
 from .tables import MAX_VOCAB
@@ -15,6 +15,38 @@ LOGITS_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _ID_DTYPES = (torch.int64, torch.int32)
 _OTHER_ID_DTYPES = (torch.int16, torch.int8, torch.uint8)
 _BAD_ID = -(2**63)
+
+
+def is_traced() -> bool:
+    """Whether something records calls of torch or stands in their place. It sees operators, and nothing else."""
+    return (
+        _C._get_tracing_state() is not None
+        or _C._len_torch_dispatch_stack() > 0
+        or _C._are_functorch_transforms_active()
+    )
+
+
+def is_plain(tensor) -> bool:
+    """Whether a tensor's numbers lie in memory as its strides say. Others are for operators, which torch prepares them
+    for. What is no tensor at all counts as plain: it is refused later.
+    """
+    kind = type(tensor)
+    if kind is Tensor:
+        return not tensor.is_neg()
+    return not isinstance(tensor, Tensor) or (kind is torch.nn.Parameter and not tensor.is_neg())
+
+
+def check_memory(tensor: Tensor, name: str) -> None:
+    """ValueError where a tensor has numbers but no memory, as after `untyped_storage().resize_(0)`."""
+    if tensor.numel() and tensor.device.type != "meta":
+        if tensor.untyped_storage().nbytes() < _end_of(tensor) or not tensor.data_ptr():
+            raise ValueError(f"{name}: got a tensor that has no memory here; accepted: one that holds its values")
+
+
+def _end_of(tensor: Tensor) -> int:
+    """Bytes of its storage that a tensor needs."""
+    last = tensor.storage_offset() + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride()))
+    return (last + 1) * tensor.element_size()
 
 
 class History(NamedTuple):
@@ -32,6 +64,8 @@ def check_logits(logits, name: str = "logits") -> None:
         raise TypeError(f"{name}: got {type(logits).__name__}; accepted: a torch.Tensor [B, V]")
     if logits.dtype not in LOGITS_DTYPES:
         raise TypeError(f"{name}: got dtype {logits.dtype}; accepted: torch.float32, torch.float16, torch.bfloat16")
+    if logits.layout is not torch.strided:
+        raise TypeError(f"{name}: got layout {logits.layout}; accepted: torch.strided (call .to_dense() first)")
     if logits.dim() != 2:
         raise ValueError(f"{name}: got shape {list(logits.shape)}; accepted: [B, V]")
     if not 1 <= logits.shape[1] <= MAX_VOCAB:
@@ -64,7 +98,7 @@ def draw_seeds(params: Sequence[SamplingParams]) -> list[int]:
     seeds = [one.seed for one in params]
     missing = [row for row, seed in enumerate(seeds) if seed is None]
     if missing:
-        fresh = torch.randint(-(2**63), 2**63 - 1, (len(missing),), dtype=torch.int64).tolist()
+        fresh = torch.randint(-(2**63), 2**63 - 1, (len(missing),), dtype=torch.int64, device="cpu").tolist()
         for row, seed in zip(missing, fresh, strict=True):
             seeds[row] = seed
     return [seed % 2**64 for seed in seeds]
@@ -88,6 +122,27 @@ def check_history(history, batch: int, device: torch.device) -> History:
     np.cumsum(lengths[:-1], out=begins[1:])
     one = torch.zeros(1, dtype=torch.int64, device=device)  # so that the memory has an address
     return History(torch.cat([*rows, one]), begins, lengths, False)
+
+
+def unpadded(history, attention_mask) -> list[Tensor]:
+    """The rows of a [B, L] history, each the ids where its mask is 1; these have to be neighbours."""
+    accepted = "a [B, L] tensor of 0 and 1, of the history's shape"
+    if not isinstance(attention_mask, Tensor) or not isinstance(history, Tensor):
+        kinds = f"{type(attention_mask).__name__} with a history of {type(history).__name__}"
+        raise TypeError(f"attention_mask: got {kinds}; accepted: {accepted}, both tensors")
+    if attention_mask.shape != history.shape or history.dim() != 2 or attention_mask.device != history.device:
+        got = f"shape {list(attention_mask.shape)} on {str(attention_mask.device)!r}"
+        there = f"{list(history.shape)} on {str(history.device)!r}"
+        raise ValueError(f"attention_mask: got {got} with a history of {there}; accepted: {accepted}")
+    counts = attention_mask != 0
+    places = torch.arange(history.shape[1], dtype=torch.int64, device=history.device)
+    begins = torch.where(counts, places, history.shape[1]).amin(1) if counts.numel() else counts.sum(1)
+    ends = torch.where(counts, places + 1, 0).amax(1) if counts.numel() else begins
+    spans = torch.stack([begins, ends, counts.sum(1)], 1).tolist()
+    for row, (begin, end, count) in enumerate(spans):
+        if count and end - begin != count:
+            raise ValueError(f"row {row}: attention_mask: got zeros between ones; accepted: padding before or after")
+    return [history[row, begin:end] if count else history[row, :0] for row, (begin, end, count) in enumerate(spans)]
 
 
 def token_ids(ids, name: str, device: torch.device) -> Tensor:
@@ -124,7 +179,7 @@ def check_row_integers(values, name: str, batch: int, low: int = -(2**63), high:
             raise ValueError(f"{name}: got shape {list(values.shape)}; accepted: {accepted}")
         if values.device.type == "meta":
             raise ValueError(f"{name}: got a tensor on the meta device, which holds no values; accepted: {accepted}")
-        result = values.to("cpu", torch.int64).numpy()
+        result = values.detach().to("cpu", torch.int64).resolve_neg().numpy()
     else:
         if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray)):
             raise TypeError(f"{name}: got {type(values).__name__}; accepted: {accepted}")
@@ -143,6 +198,15 @@ def history_lengths(history: History) -> np.ndarray:
     real = (history.ids != -1).to("cpu").numpy()
     trailing = np.where(real.any(1), real[:, ::-1].argmax(1), real.shape[1])
     return history.lengths - trailing
+
+
+def history_rows(history: History, batch: int) -> tuple[list[Tensor], list[int]]:
+    """Each row's ids int64 without padding, as the reference takes them, and their lengths."""
+    lengths = history_lengths(history).tolist()
+    if history.padded:
+        return [history.ids[row, : lengths[row]].to(torch.int64) for row in range(batch)], lengths
+    begins = np.asarray(history.begins).tolist()
+    return [history.ids[begin : begin + n] for begin, n in zip(begins, lengths, strict=True)], lengths
 
 
 def check_prompt_lengths(prompt_lengths, history: History, batch: int) -> np.ndarray | None:
@@ -180,6 +244,12 @@ def _padded_history(history: Tensor, batch: int, device: torch.device) -> Histor
         raise ValueError(f"history: got shape {list(history.shape)}; accepted: {accepted}")
     if history.device != device:
         raise ValueError(f"history: got device {str(history.device)!r}; accepted: {str(device)!r}, the logits' device")
+    if history.dtype == torch.uint8 and history.shape[1]:
+        for row in (history[:, -1] == 255).nonzero()[:1].tolist():
+            raise ValueError(
+                f"row {row[0]}: history: got uint8 ids that end with 255, which is what -1 reads as there; "
+                "accepted: a type that has -1"
+            )
     ids = history if history.dtype in _ID_DTYPES else history.to(torch.int64)
     if ids.shape[1] > 1 and ids.stride(1) != 1:
         ids = ids.contiguous()

@@ -7,6 +7,7 @@ operator can take (parameters of a wrong type, say) is an error of the trace, wi
 
 import functools
 import itertools
+import secrets
 import weakref
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import eager, inputs
+from . import eager, gradient, inputs
 from .output import SampleOutput
 from .params import SamplingParams, constant, from_text
 
@@ -47,7 +48,8 @@ _library.define(
 )
 _ops = torch.ops.pyllmdecode
 
-_handles, _calls = itertools.count(1), itertools.count(1)
+# From anywhere, so that a saved program does not find a sampler of the process that loads it.
+_handles, _calls = itertools.count(1 + secrets.randbits(60)), itertools.count(1)
 _samplers: "weakref.WeakValueDictionary[int, object]" = weakref.WeakValueDictionary()
 
 
@@ -77,7 +79,9 @@ def process_logits(logits, params, history, prompt_lengths, backend) -> Tensor:
     """`pyllmdecode.process_logits`, being traced."""
     text = _text(params, logits)
     prompts = _integers(prompt_lengths, "prompt_lengths", logits)
-    return _ops.process_logits(_tensor(logits), text, *_history(history, logits), prompts, backend)
+    if not isinstance(logits, Tensor):
+        inputs.check_logits(logits)  # raises
+    return _ops.process_logits(logits, text, *_history(history, logits), prompts, backend)
 
 
 def sampler_step(sampler: Tensor, logits, slots, uniforms, logprobs, top_logprobs, check) -> SampleOutput:
@@ -93,13 +97,13 @@ def handle(sampler) -> Tensor:
     number = next(_handles)
     _samplers[number] = sampler
     with torch.inference_mode(False):  # nothing may write to an inference tensor elsewhere
-        return torch.tensor([number], device="cpu")
+        return torch.tensor([number], dtype=torch.int64, device="cpu")
 
 
 def _tensor(logits) -> Tensor:
     if not isinstance(logits, Tensor):
         inputs.check_logits(logits)  # raises
-    return logits.detach()  # no gradient goes through a step
+    return logits.detach()  # no gradient goes through a draw
 
 
 def _top(logprobs, count) -> int:
@@ -148,7 +152,7 @@ def _integers(values, name: str, logits) -> Tensor | None:
     # No type is given, so that numbers which are no integers stay what they are, and the operator can say so.
     if name == "uniforms":
         values = [value - 2**64 if 2**63 <= value < 2**64 else value for value in values]
-    return torch.tensor(values) if values else torch.zeros(0, dtype=torch.int64)
+    return torch.tensor(values, device="cpu") if values else torch.zeros(0, dtype=torch.int64, device="cpu")
 
 
 def _output(drawn, logprobs, top: int) -> SampleOutput:
@@ -189,8 +193,23 @@ def _sampler_step(sampler, logits, slots, bits, logprobs, top, check):
         raise RuntimeError(
             f"sampler: got handle {int(sampler)}; accepted: that of a Sampler which lives in this process"
         )
-    output = found.step(logits, slots, uniforms=bits, logprobs=logprobs, top_logprobs=top, check=check)
-    return _tensors(output, shared=True)
+    output = found._step(logits, slots, bits, logprobs, top, check)
+    return _tensors(output, shared=found.reuse_outputs)
+
+
+def _keep_for_backward(ctx, inputs, output) -> None:
+    logits, text, history, histories, _, _ = inputs
+    ctx.text, ctx.form = text, "padded" if history is not None else "none" if histories is None else "rows"
+    ctx.save_for_backward(logits, output, *{"padded": [history], "none": []}.get(ctx.form, histories))
+
+
+def _process_logits_backward(ctx, grad):
+    logits, scores, *kept = ctx.saved_tensors
+    history = {"none": None, "rows": kept, "padded": kept[0] if kept else None}[ctx.form]
+    params = inputs.check_params(_params(ctx.text), *logits.shape)
+    known = inputs.check_history(history, len(logits), logits.device)
+    rows = [None] * len(kept) if ctx.form == "rows" else None
+    return gradient.of_scores(grad, logits, scores, params, known), None, None, rows, None, None
 
 
 def _results(logits, logprobs, top) -> tuple[Tensor, ...]:
@@ -210,3 +229,6 @@ def _register(name: str, run, fake) -> None:
 _register("sample_step", _sample_step, lambda logits, *others: _results(logits, *others[6:8]))
 _register("process_logits", _process_logits, lambda logits, *_: logits.new_empty(logits.shape, dtype=torch.float32))
 _register("sampler_step", _sampler_step, lambda _, logits, *others: _results(logits, *others[2:4]))
+torch.library.register_autograd(
+    "pyllmdecode::process_logits", _process_logits_backward, setup_context=_keep_for_backward, lib=_library
+)

@@ -4,12 +4,13 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .tables import BAD_HISTORY_ID, EMPTY_ROW, NAN_LOGITS
+from .tables import BAD_HISTORY_ID, EMPTY_ROW, HISTORY_FULL, NAN_LOGITS
 
 _MEANINGS = {
     NAN_LOGITS: "NAN_LOGITS (a logit is NaN; it counted as -inf)",
     EMPTY_ROW: "EMPTY_ROW (every token is banned or -inf; nothing was drawn)",
     BAD_HISTORY_ID: "BAD_HISTORY_ID (the history holds an id outside the vocabulary; it was ignored)",
+    HISTORY_FULL: "HISTORY_FULL (the slot has max_length tokens; nothing was appended)",
 }
 
 
@@ -21,7 +22,7 @@ class SampleOutput(NamedTuple):
     top_ids: Tensor | None  # int64 [B, n], -1 where there are no more
     top_logprobs: Tensor | None  # float32 [B, n], falling
     kept: Tensor  # int64 [B], how many tokens the filters kept
-    status: Tensor  # int32 [B], flags NAN_LOGITS, EMPTY_ROW, BAD_HISTORY_ID
+    status: Tensor  # int32 [B], flags NAN_LOGITS, EMPTY_ROW, BAD_HISTORY_ID, HISTORY_FULL
 
 
 class RowError(ValueError):
@@ -30,6 +31,9 @@ class RowError(ValueError):
     def __init__(self, rows: dict[int, int], output: SampleOutput):
         self.rows, self.output = rows, output
         super().__init__("; ".join(f"row {row}: {describe(flags)}" for row, flags in rows.items()))
+
+    def __reduce__(self):  # the message is made of the arguments, and is not one: other processes get these
+        return type(self), (self.rows, self.output)
 
 
 def describe(status: int) -> str:

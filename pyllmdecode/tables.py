@@ -34,6 +34,7 @@ STREAM_DRAW = 0  # the stream that draws the token
 NAN_LOGITS = 1
 EMPTY_ROW = 2
 BAD_HISTORY_ID = 4
+HISTORY_FULL = 16
 
 MAX_VOCAB = 1 << 22  # sums of masses stay below 2^63
 
@@ -120,6 +121,7 @@ def header() -> str:
         ("int32_t", "kNanLogits", NAN_LOGITS),
         ("int32_t", "kEmptyRow", EMPTY_ROW),
         ("int32_t", "kBadHistoryId", BAD_HISTORY_ID),
+        ("int32_t", "kHistoryFull", HISTORY_FULL),
         ("int64_t", "kMaxVocab", MAX_VOCAB),
     ]
     lines += [f"constexpr {ctype} {name} = {value};" for ctype, name, value in integers]

@@ -2,12 +2,11 @@
 
 import dataclasses
 
-import pytest
 import torch
-from cases import assert_same
+from cases import INF, assert_same
 
 import pyllmdecode as pld
-from pyllmdecode import SamplingParams
+from pyllmdecode import HISTORY_FULL, SamplingParams
 
 VOCAB = 40
 
@@ -58,11 +57,6 @@ class Mirror:
         rows = sorted(self.requests) if slots is None else [int(slot) for slot in slots]
         requests = [self.requests[slot] for slot in rows]
         logits_there = logits.to(self.sampler.device)
-        for row, request in enumerate(requests):
-            if len(request.tokens) == self.max_length:
-                with pytest.raises(ValueError, match=f"^row {row}: slot {rows[row]}: its history is full"):
-                    self.sampler.step(logits_there, slots, **options)
-                return self.check()
         expected = pld.sample(
             logits,
             [request.params for request in requests],
@@ -71,6 +65,12 @@ class Mirror:
             backend="reference",
             **options,
         )
+        for row, request in enumerate(requests):
+            if len(request.tokens) == self.max_length:
+                expected.token_ids[row] = -1
+                expected.status[row] |= HISTORY_FULL
+                if expected.logprobs is not None:
+                    expected.logprobs[row] = -INF
         got = self.sampler.step(logits_there, slots, **options)
         assert_same(got._replace(**{name: t.cpu() for name, t in got._asdict().items() if t is not None}), expected)
         for request, token in zip(requests, expected.token_ids.tolist(), strict=True):

@@ -23,6 +23,7 @@ from cases import (
 
 import pyllmdecode as pld
 from pyllmdecode import SamplingParams
+from pyllmdecode.backends import cpu
 
 VOCAB = 1100
 OPTIONS = {"logprobs": "processed", "top_logprobs": 3}
@@ -224,17 +225,21 @@ def test_memory_around_the_outputs_of_a_step(native, monkeypatch):
     """The native code writes into tensors that Python allocates; here they have guards on both sides."""
     made = []
 
-    def guarded(*shape, dtype=torch.float32):
-        size = int(np.prod(shape))
-        fill = {torch.int64: 77, torch.int32: 77, torch.float32: 77.0}[dtype]
-        memory = torch.full((size + 64,), fill, dtype=dtype)
-        made.append((memory, size))
-        return memory[32 : 32 + size].view(shape)
+    class Guarded:
+        def __init__(self, dtype):
+            self.dtype = dtype
+
+        def new_empty(self, shape):
+            size = int(np.prod(shape))
+            memory = torch.full((size + 64,), 77, dtype=self.dtype)
+            made.append((memory, size))
+            return memory[32 : 32 + size].view(shape)
 
     logits, params, history, prompts = batch(native)
     expected = answer(native, logits, params, history, prompts)
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "empty", guarded)
+        for name, dtype in {"_INT64": torch.int64, "_INT32": torch.int32, "_FLOAT32": torch.float32}.items():
+            patch.setattr(cpu, name, Guarded(dtype))
         out = native.sample(logits, params, history, prompt_lengths=prompts, **OPTIONS)
     assert len(made) == 6
     for memory, size in made:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from cases import INF, LISTS, NAN, assert_equal, draws, hard_params, normal, repetitive
+from interpreter import GPU
 from sampler_model import VOCAB, Mirror
 
 import pyllmdecode as pld
-from pyllmdecode import BAD_HISTORY_ID, EMPTY_ROW, SamplingParams
+from pyllmdecode import BAD_HISTORY_ID, EMPTY_ROW, HISTORY_FULL, SamplingParams
 
 
 def test_continuous_batching(backend):
@@ -101,7 +102,7 @@ def test_empty_rows_do_not_advance(backend):
     assert mirror.sampler.history(0).tolist() == [5, 6, token.item()]
     # The position was that of the second token, so the draw is the one that row 1 had then.
     assert_equal(mirror.sampler.history(1)[2:], pld.sample(logits[1:], params, [[5, 6]]).token_ids, "token")
-    # A full slot is refused even where its row would turn out empty.
+    # A full slot whose row turns out empty has both flags.
     mirror = Mirror(backend, max_length=2)
     mirror.add(params, [5, 6])
     mirror.step(torch.full((1, VOCAB), -INF))
@@ -114,29 +115,29 @@ def test_many_empty_steps_leave_the_room_as_it_is(backend):
         mirror.step(torch.full((1, VOCAB), NAN))
     for _ in range(3):
         mirror.step(normal(1, VOCAB))
-    mirror.step(normal(1, VOCAB))  # refused
+    mirror.step(normal(1, VOCAB))
 
 
 def test_full_history(backend):
-    """Refused before anything is drawn: the other rows and torch's generator are as before."""
+    """That row gets no token and a flag, whatever was asked for; the others go on."""
     mirror = Mirror(backend, max_length=5)
-    mirror.add(SamplingParams(seed=1), [])
+    mirror.add(SamplingParams(seed=1, temperature=0), [])
     mirror.add(SamplingParams(seed=2), [1, 2, 3])
     logits = normal(2, VOCAB)
     for _ in range(2):
         mirror.step(logits)
-    for slots in (None, [0, 1], [1, 0], [1]):
-        rows = logits if slots != [1] else logits[:1]
-        row = {None: 1}.get(slots and tuple(slots), slots and slots.index(1))
-        with pytest.raises(ValueError, match=rf"row {row}: slot 1: its history is full; .*max_length = 5"):
-            mirror.sampler.step(rows.to(mirror.sampler.device), slots)
-        mirror.check()
-    mirror.step(logits[:1], [0])
+    for turn, slots in enumerate((None, [0, 1], [1, 0], [1])):
+        out = mirror.step(logits if slots != [1] else logits[:1], slots, **LISTS[turn])
+        assert (out.status == HISTORY_FULL).sum() == 1 and (out.token_ids < 0).sum() == 1
+    assert len(mirror.requests[1].tokens) == 5 == len(mirror.requests[0].tokens)
+    mirror.step(torch.full((2, VOCAB), NAN), logprobs="processed", top_logprobs=2)
+    with pytest.raises(pld.RowError, match="row 0: HISTORY_FULL .*max_length tokens"):
+        mirror.sampler.step(logits.to(mirror.sampler.device), check=True)
     mirror.remove(1)
     mirror.add(SamplingParams(seed=2), [1, 2, 3])
     mirror.step(logits)
     mirror.add(SamplingParams(), [4] * 5)
-    mirror.step(normal(3, VOCAB))  # refused: row 2 is full
+    mirror.step(normal(3, VOCAB))
     with pytest.raises(ValueError, match=r"prompt_ids: got 6 tokens; accepted: at most max_length = 5"):
         mirror.sampler.add(SamplingParams(), [4] * 6)
     mirror.check()
@@ -219,21 +220,46 @@ def test_nothing_given_is_kept_or_handed_out(backend):
     mirror.step(normal(1, VOCAB, seed=2))
 
 
-def test_outputs_belong_to_the_sampler(native):
-    """Steps of one shape write to the same tensors; those of other shapes and of other samplers do not."""
-    sampler, other = (native.sampler(VOCAB, 3, 64) for _ in range(2))
-    for _ in range(2):
-        sampler.add(SamplingParams(seed=1), [])
-    other.add(SamplingParams(seed=2), [])
-    first = sampler.step(normal(2, VOCAB), logprobs="raw", top_logprobs=2)
-    copies = [t.clone() for t in first]
-    sampler.step(normal(1, VOCAB, seed=5), [1], logprobs="raw", top_logprobs=2)
-    sampler.step(normal(2, VOCAB, seed=6), logprobs="processed", top_logprobs=2)
-    other.step(normal(1, VOCAB, seed=7), logprobs="raw", top_logprobs=2)
-    for one, copy in zip(first, copies, strict=True):
-        assert_equal(one, copy, "untouched")
-    second = sampler.step(normal(2, VOCAB, seed=8), logprobs="raw", top_logprobs=2)
-    assert [t.data_ptr() for t in first] == [t.data_ptr() for t in second]
+def test_outputs_are_the_callers(backend):
+    """Whatever the steps that follow do."""
+    sampler = backend.sampler(VOCAB, 2, 64)
+    sampler.add(SamplingParams(seed=1), [])
+    steps, copies = [], []
+    for turn in range(6):
+        options = LISTS[turn % 3]
+        steps.append(sampler.step(backend.move(normal(1, VOCAB, seed=turn)), **options))
+        copies.append([None if t is None else t.clone() for t in steps[-1]])
+    for step, copy in zip(steps, copies):
+        for one, same in zip(step, copy, strict=True):
+            assert one is None if same is None else torch.equal(one, same)
+    assert sampler.history(0).tolist() == [step.token_ids.item() for step in steps]
+
+
+@pytest.mark.parametrize("name", ["cpu", "triton", "cuda"])
+def test_outputs_that_are_reused(name):
+    """Steps like the last one write to its tensors, until somebody takes the memory away from them."""
+    if not pld.backends()[name]:
+        pytest.skip(pld.backends()[name].reason)
+    device = "cuda" if GPU and name != "cpu" else "cpu"
+    sampler = pld.Sampler(VOCAB, 2, 64, device=device, backend=name, reuse_outputs=True)
+    sampler.add(SamplingParams(seed=1), [])
+    sampler.add(SamplingParams(seed=2), [])
+
+    def step(rows=2):
+        return sampler.step(normal(rows, VOCAB, seed=3).to(device), range(rows)).token_ids
+
+    with torch.inference_mode():
+        first = step()
+    assert not first.is_inference()
+    assert step().data_ptr() == first.data_ptr()
+    assert step(1).data_ptr() != first.data_ptr()
+    second = step()
+    second.set_(torch.zeros(2, dtype=torch.int64, device=device))
+    third = step()
+    assert third.tolist() == sampler.history(0)[-1:].tolist() + sampler.history(1)[-1:].tolist()
+    if device == "cpu":
+        third.share_memory_()
+        assert step().tolist() == [sampler.history(slot)[-1].item() for slot in (0, 1)]
 
 
 def generated(sampler, slot, steps):

@@ -45,20 +45,21 @@ class Kernel(Step):
     def __init__(self, case: Case):
         super().__init__(case)
         self.recorded: dict[int, tuple] = {}
+        self.outputs: dict[int, pyllmdecode.SampleOutput] = {}  # whose memory the recorded arguments name
 
     def fill(self, which: int, logits: Tensor) -> None:
         super().fill(which, logits)
         with mock.patch.object(state_cpu, "_step") as native:
-            self.output = self.samplers[which].step(logits)
+            self.outputs[which] = self.samplers[which].step(logits)
         self.recorded[which] = native.call_args.args
 
     def before(self, logits: Tensor, which: int) -> None:
         super().before(logits, which)
-        self.arguments = (logits.data_ptr(), *self.recorded[which][1:])
+        self.arguments = (cpu.describe_logits(logits), *self.recorded[which][1:])
 
     def call(self, logits: Tensor, which: int, _step=state_cpu._step) -> Tensor:
         _step(*self.arguments)
-        return self.output.token_ids
+        return self.outputs[which].token_ids
 
 
 class Sample(Contender):

@@ -19,6 +19,7 @@ constexpr uint64_t kStreamDraw = 0;
 constexpr int32_t kNanLogits = 1;
 constexpr int32_t kEmptyRow = 2;
 constexpr int32_t kBadHistoryId = 4;
+constexpr int32_t kHistoryFull = 16;
 constexpr int64_t kMaxVocab = 4194304;
 constexpr uint32_t kPhiloxM0 = 0xd2511f53u;
 constexpr uint32_t kPhiloxW0 = 0x9e3779b9u;

@@ -1,5 +1,8 @@
 #include "batch.h"
 
+#include <cmath>
+#include <vector>
+
 #include "../common/philox.h"
 #include "dispatch.h"
 #include "scratch.h"
@@ -89,11 +92,15 @@ void process_logits(const Logits& logits, const Requests& requests, float* out, 
 void step(const Logits& logits, const Slots& state, const int64_t* slots, const uint64_t* uniforms, const Outputs& out,
           int threads) {
   const RowKernels& k = kernels();
+  // Where each token stands among the distinct ones. All rows are appended at the end, where nothing can fail any more.
+  thread_local std::vector<int64_t> places;
+  places.resize(size_t(logits.rows));
+  int64_t* const of_row = places.data();  // other threads have a vector of their own
   parallel_for(logits.rows, threads, [&](int64_t row) {
     const IeeeArithmetic ieee;
     const int64_t slot = slots[row], start = slot * state.max_length;
-    int32_t *tokens = state.tokens + start, *distinct = state.distinct + start, *counts = state.counts + start;
-    int64_t &length = state.lengths[slot], &num_distinct = state.num_distinct[slot];
+    const int32_t *tokens = state.tokens + start, *distinct = state.distinct + start, *counts = state.counts + start;
+    const int64_t length = state.lengths[slot], num_distinct = state.num_distinct[slot];
     const RowParams& params = state.params[slot];
     const RowInput in{
         row_of(logits, row), logits.dtype,
@@ -102,17 +109,23 @@ void step(const Logits& logits, const Slots& state, const int64_t* slots, const 
     const uint64_t bits = uniforms ? uniforms[row] : random_bits(params.seed, uint64_t(length), kStreamDraw);
     RowResult result = result_of(out, row);
     k.sample_step(in, {bits, out.mode, out.top}, thread_scratch(in.vocab, length), result);
-    write(out, row, result, state.status[slot]);
-    if (result.token < 0) return;
-    const int32_t token = int32_t(result.token);
-    tokens[length++] = token;
-    const int64_t place = k.find(distinct, num_distinct, token);
-    if (place == num_distinct) {
-      distinct[num_distinct] = token;
-      counts[num_distinct++] = 0;
-    }
-    ++counts[place];
+    const bool full = length >= state.max_length;
+    if (full) result.token = -1, result.logprob = -INFINITY;
+    write(out, row, result, state.status[slot] | (full ? kHistoryFull : 0));
+    of_row[row] = result.token < 0 ? 0 : k.find(distinct, num_distinct, int32_t(result.token));
   });
+  for (int64_t row = 0; row < logits.rows; ++row) {
+    if (out.token_ids[row] < 0) continue;
+    const int64_t slot = slots[row], start = slot * state.max_length, place = of_row[row];
+    const int32_t token = int32_t(out.token_ids[row]);
+    state.tokens[start + state.lengths[slot]++] = token;
+    if (place == state.num_distinct[slot]) {
+      state.distinct[start + place] = token;
+      state.counts[start + place] = 0;
+      ++state.num_distinct[slot];
+    }
+    ++state.counts[start + place];
+  }
 }
 
 void read(const Logits& logits, float* out, int threads) {

@@ -53,7 +53,8 @@ struct Slots {
 
 void sample(const Logits& logits, const Requests& requests, const Outputs& out, int threads);
 void process_logits(const Logits& logits, const Requests& requests, float* out, int64_t out_stride, int threads);
-// Draws for row i from slot slots[i], and appends what was drawn to its history, which must have room.
+// Draws for row i from slot slots[i], and appends what was drawn to its history. A full one stays as it is: the row
+// then has the token -1 and kHistoryFull. Where memory runs out, nothing is appended anywhere.
 void step(const Logits& logits, const Slots& state, const int64_t* slots, const uint64_t* uniforms, const Outputs& out,
           int threads);
 

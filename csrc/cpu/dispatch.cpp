@@ -30,6 +30,13 @@ const RowKernels* find_kernels(const std::string& name) {
   return nullptr;
 }
 
+// As it can stand in a message, whatever bytes the environment holds.
+std::string printable(const char* text) {
+  std::string result;
+  for (; *text; ++text) result += *text >= ' ' && *text <= '~' ? *text : '?';
+  return result;
+}
+
 std::string names() {
   std::string text;
   for (const RowKernels* k : available_kernels()) text += (text.empty() ? "" : ", ") + std::string(k->name);
@@ -60,7 +67,7 @@ const RowKernels& kernels() {
   const char* wanted = std::getenv("PYLLMDECODE_ISA");
   const RowKernels* k = wanted && *wanted ? find_kernels(wanted) : available_kernels().back();
   if (!k)
-    throw std::runtime_error("PYLLMDECODE_ISA: got '" + std::string(wanted) +
+    throw std::runtime_error("PYLLMDECODE_ISA: got '" + printable(wanted) +
                              "'; accepted on this machine: " + names());
   chosen = k;
   return *k;

@@ -18,7 +18,10 @@ T* at(uintptr_t address) {
 
 using Address = uintptr_t;
 
-pld::Logits logits_of(const std::tuple<Address, int, int64_t, int64_t, int64_t>& t) {
+// (data, dtype, rows, vocab, stride)
+using LogitsTuple = std::tuple<Address, int, int64_t, int64_t, int64_t>;
+
+pld::Logits logits_of(const LogitsTuple& t) {
   return {at<void>(std::get<0>(t)), pld::DType(std::get<1>(t)), std::get<2>(t), std::get<3>(t), std::get<4>(t)};
 }
 
@@ -40,13 +43,38 @@ pld::Requests requests_of(const RequestsTuple& t) {
           at<uint64_t>(std::get<10>(t))};
 }
 
-// Where a step writes; made once per batch size by a sampler, so that a step passes few arguments.
-struct PyOutputs : pld::Outputs {
-  PyOutputs(Address token_ids, Address kept, Address status, Address logprobs, Address top_ids, Address top_logprobs,
-            int mode, int64_t top)
-      : pld::Outputs{at<int64_t>(token_ids), at<int64_t>(kept),       at<int32_t>(status), at<float>(logprobs),
-                     at<int64_t>(top_ids),   at<float>(top_logprobs), pld::Logprobs(mode), top} {}
-};
+// (token_ids, kept, status, logprobs, top_ids, top_logprobs, mode, top): where a step writes, and what.
+using OutputsTuple = std::tuple<Address, Address, Address, Address, Address, Address, int, int64_t>;
+
+pld::Outputs outputs_of(const OutputsTuple& t) {
+  return {at<int64_t>(std::get<0>(t)),   at<int64_t>(std::get<1>(t)),
+          at<int32_t>(std::get<2>(t)),   at<float>(std::get<3>(t)),
+          at<int64_t>(std::get<4>(t)),   at<float>(std::get<5>(t)),
+          pld::Logprobs(std::get<6>(t)), std::get<7>(t)};
+}
+
+// What would be a crash otherwise: a tensor whose memory is elsewhere, or was given back.
+void require_memory(Address address, int64_t size, const char* name) {
+  if (!address && size > 0) throw py::value_error(std::string(name) + ": got a tensor that has no memory here");
+}
+
+void require_memory(const LogitsTuple& logits) {
+  require_memory(std::get<0>(logits), std::get<2>(logits) * std::get<3>(logits), "logits");
+}
+
+void require_memory(const OutputsTuple& out, int64_t rows) {
+  require_memory(std::get<0>(out), rows, "token_ids");
+  require_memory(std::get<1>(out), rows, "kept");
+  require_memory(std::get<2>(out), rows, "status");
+  if (std::get<7>(out))
+    require_memory(std::get<4>(out), rows, "top_ids"), require_memory(std::get<5>(out), rows, "top_logprobs");
+}
+
+void require_memory(const RequestsTuple& requests, int64_t rows) {
+  int64_t ids = 0;
+  for (int64_t row = 0; row < rows; ++row) ids += at<int64_t>(std::get<6>(requests))[row];
+  require_memory(std::get<3>(requests), ids, "history");
+}
 
 struct PySlots : pld::Slots {
   PySlots(Address params, Address lists, Address tokens, Address distinct, Address counts, Address lengths,
@@ -61,45 +89,45 @@ struct PySlots : pld::Slots {
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
-  using release = py::call_guard<py::gil_scoped_release>;
-  py::class_<PyOutputs>(m, "Outputs")
-      .def(py::init<Address, Address, Address, Address, Address, Address, int, int64_t>());
+  using release = py::gil_scoped_release;
   py::class_<PySlots>(m, "Slots")
       .def(py::init<Address, Address, Address, Address, Address, Address, Address, Address, Address, int64_t>());
 
-  m.def(
-      "sample",
-      [](const std::tuple<Address, int, int64_t, int64_t, int64_t>& logits, const RequestsTuple& requests,
-         const PyOutputs& out, int threads) { pld::sample(logits_of(logits), requests_of(requests), out, threads); },
-      release());
-  m.def(
-      "process_logits",
-      [](const std::tuple<Address, int, int64_t, int64_t, int64_t>& logits, const RequestsTuple& requests, Address out,
-         int64_t out_stride, int threads) {
-        pld::process_logits(logits_of(logits), requests_of(requests), at<float>(out), out_stride, threads);
-      },
-      release());
-  m.def(
-      "step",
-      [](Address logits, int dtype, int64_t rows, int64_t vocab, int64_t stride, const PySlots& state, Address slots,
-         Address uniforms, const PyOutputs& out, int threads) {
-        pld::step({at<void>(logits), pld::DType(dtype), rows, vocab, stride}, state, at<int64_t>(slots),
-                  at<uint64_t>(uniforms), out, threads);
-      },
-      release());
+  m.def("sample", [](const LogitsTuple& logits, const RequestsTuple& requests, const OutputsTuple& out, int threads) {
+    require_memory(logits);
+    require_memory(requests, std::get<2>(logits));
+    require_memory(out, std::get<2>(logits));
+    const release unlocked;
+    pld::sample(logits_of(logits), requests_of(requests), outputs_of(out), threads);
+  });
+  m.def("process_logits",
+        [](const LogitsTuple& logits, const RequestsTuple& requests, Address out, int64_t out_stride, int threads) {
+          require_memory(logits);
+          require_memory(requests, std::get<2>(logits));
+          require_memory(out, std::get<2>(logits), "out");
+          const release unlocked;
+          pld::process_logits(logits_of(logits), requests_of(requests), at<float>(out), out_stride, threads);
+        });
+  m.def("step", [](const LogitsTuple& logits, const PySlots& state, Address slots, Address uniforms,
+                   const OutputsTuple& out, int threads) {
+    require_memory(logits);
+    require_memory(out, std::get<2>(logits));
+    const release unlocked;
+    pld::step(logits_of(logits), state, at<int64_t>(slots), at<uint64_t>(uniforms), outputs_of(out), threads);
+  });
   m.def(
       "read",
-      [](const std::tuple<Address, int, int64_t, int64_t, int64_t>& logits, Address out, int threads) {
+      [](const LogitsTuple& logits, Address out, int threads) {
         pld::read(logits_of(logits), at<float>(out), threads);
       },
-      release());
+      py::call_guard<release>());
   m.def(
       "masses",
       [](Address x, int64_t n, float maximum, float scale, Address out) {
         const pld::IeeeArithmetic ieee;
         pld::kernels().masses(at<float>(x), n, maximum, scale, at<uint64_t>(out));
       },
-      release());
+      py::call_guard<release>());
   m.def("random_bits",
         [](uint64_t seed, uint64_t position, uint64_t stream) { return pld::random_bits(seed, position, stream); });
   m.def("isa", [] { return std::string(pld::kernels().name); });

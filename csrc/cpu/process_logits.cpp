@@ -15,6 +15,8 @@ void process_logits(const RowInput& in, Scratch& scratch, float* out) {
   const float temperature = divisor(in.params->temperature);
   const auto keep = [&](float x) { return x >= interval.low ? x / temperature : -infinity(); };
   const int64_t chosen = interval.greedy ? row.first_at(interval.low) : -1;
+  // Not the maximum, which may be another zero; and now, as out may be the logits.
+  const float value = chosen >= 0 ? row.value_of_token(chosen) : 0;
   for (int64_t tile = 0; tile < row.tiles().size(); ++tile) {
     const int64_t begin = tile * kTile, size = in.vocab - begin < kTile ? in.vocab - begin : kTile;
     float* to = size == kTile ? out + begin : scratch.tile_values;
@@ -30,7 +32,7 @@ void process_logits(const RowInput& in, Scratch& scratch, float* out) {
   for (int64_t e = 0; e < edits.size(); ++e) out[edits.ids()[e]] = keep(edits.values()[e]);
   if (chosen >= 0) {
     for (int64_t i = 0; i < in.vocab; ++i) out[i] = -infinity();
-    out[chosen] = interval.low;
+    out[chosen] = value;
   }
   edits.clear();
 }

@@ -41,7 +41,7 @@ class Row {
     }
     for (int64_t e = 0; e < edited(); ++e)
       if (edits_->values()[e] >= value && edits_->ids()[e] < first) first = edits_->ids()[e];
-    return first;
+    return first < vocab() ? first : -1;  // there is one, unless somebody changes the logits meanwhile
   }
 
   // k groups with a maximum of at least t hold k tokens of at least t.
@@ -131,9 +131,10 @@ class Row {
     }
     uint64_t r = high64(bits, total().mass);
     if (focused_) weigh_tiles();
+    // The last tile is never passed, unless somebody changes the logits meanwhile.
     int64_t tile = 0;
-    for (; r >= s_.tile_mass[tile]; ++tile) r -= s_.tile_mass[tile];
-    return draw_in_tile(tile, r, r);
+    for (; tile < tiles_.size() && r >= s_.tile_mass[tile]; ++tile) r -= s_.tile_mass[tile];
+    return tile < tiles_.size() ? draw_in_tile(tile, r, r) : -1;
   }
 
   // One tile's values after stage 5, in the order of their ids.

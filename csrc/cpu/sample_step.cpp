@@ -44,7 +44,7 @@ void processed_logprobs(Row<T>& row, const RowInput& in, const Interval& interva
   }
   if (interval.kept == 0) return list_top<T>(row, 0, nullptr, request, scratch, result);
   const Normaliser of(maximum, in.params->temperature, row.total().mass);
-  result.logprob = of.logprob(row.value_of_token(result.token));
+  if (result.token >= 0) result.logprob = of.logprob(row.value_of_token(result.token));
   if (request.top) list_top(row, interval.low, &of, request, scratch, result);
 }
 

@@ -18,7 +18,11 @@ class Pool {
   void run(int64_t n, int threads, const std::function<void(int64_t)>& work) {
     {
       std::lock_guard lock(mutex_);
-      while (int(workers_.size()) < threads - 1) workers_.emplace_back([this, id = workers_.size()] { serve(id); });
+      try {
+        while (int(workers_.size()) < threads - 1) workers_.emplace_back([this, id = workers_.size()] { serve(id); });
+      } catch (...) {  // no more threads to be had: those that are there do it
+        threads = int(workers_.size()) + 1;
+      }
       work_ = &work;
       size_ = n;
       next_ = 0;

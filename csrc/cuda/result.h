@@ -26,7 +26,9 @@ class Result {
   template <class Row, class Slices>
   PLD_DEVICE void write(const Row& row, const Slices& slices, const Interval& interval, int64_t token,
                         const typename T::Bits* logits) const {
-    int32_t status = int32_t(s.request.status) | (row.saw_nan() ? kNanLogits : 0) | (token < 0 ? kEmptyRow : 0);
+    const bool full = step.flags & kAdvance && s.request.length >= s.request.capacity;
+    const int32_t status = int32_t(s.request.status) | (row.saw_nan() ? kNanLogits : 0) | (token < 0 ? kEmptyRow : 0) |
+                           (full ? kHistoryFull : 0);
     const bool raw = step.flags & kRaw;
     float logprob = token < 0 ? -infinity() : 0;
     double log_total = 0;
@@ -38,13 +40,13 @@ class Result {
       log_total = of.log_total;
     }
     int64_t* out = step.outputs + index;
-    out[0] = token;
+    out[0] = full ? -1 : token;
     out[step.rows] = interval.kept;
     int32_t* words = reinterpret_cast<int32_t*>(step.outputs + 2 * step.rows);
     words[index] = status;
-    reinterpret_cast<float*>(words)[step.rows + index] = logprob;
+    reinterpret_cast<float*>(words)[step.rows + index] = full ? -infinity() : logprob;
     if (step.stats && !raw) write_stats(row.last_maximum(), log_total);
-    s.drawn = int32_t(token);
+    s.drawn = full ? -1 : int32_t(token);
   }
 
   template <class Slices>

@@ -64,7 +64,7 @@ PLD_DEVICE void sample_step(typename Group::Ref g, Shared<Group>& s, const Step&
   if (step.scores) result.write_scores(slices, interval, token);
   if (!(step.flags & kAdvance)) return;
   g.sync();
-  if (s.drawn >= 0 && s.request.length < s.request.capacity) result.remember(*request, s.drawn);
+  if (s.drawn >= 0) result.remember(*request, s.drawn);
 }
 
 PLD_END

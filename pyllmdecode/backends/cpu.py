@@ -74,10 +74,11 @@ def sample_step(
     top_logprobs: int,
 ) -> SampleOutput:
     """Draws a token for every row; the arguments have been checked (inputs.py)."""
-    output, native = outputs(len(logits), logprobs, top_logprobs)
+    output = outputs(len(logits), logprobs, top_logprobs)
     records, lists = pack_rows(params, seeds)
     requests = _requests(records, lists, history, prompt_lengths, positions, uniforms)
-    _cpu.sample(_logits(logits), requests, native, torch.get_num_threads())
+    to = addresses(output, logprobs, top_logprobs)
+    _cpu.sample(describe_logits(logits), requests, to, torch.get_num_threads())
     return output
 
 
@@ -87,45 +88,84 @@ def process_logits(
     """Writes the processed logits of every row to `out`, float32 [B, V], which may be `logits` itself."""
     records, lists = pack_rows(params, [0] * len(params))
     requests = _requests(records, lists, history, prompt_lengths, None, None)
-    _cpu.process_logits(_logits(logits), requests, out.data_ptr(), out.stride(0), torch.get_num_threads())
+    _cpu.process_logits(describe_logits(logits), requests, out.data_ptr(), out.stride(0), torch.get_num_threads())
 
 
 def read_once(logits: Tensor, out: Tensor) -> Tensor:
     """The largest logit of every row into `out`, float32 [B]: one reading of the logits, for benchmarks."""
-    _cpu.read(_logits(logits), out.data_ptr(), torch.get_num_threads())
+    _cpu.read(describe_logits(logits), out.data_ptr(), torch.get_num_threads())
     return out
 
 
 def masses(x: Tensor, maximum: float, scale: float) -> Tensor:
     """The masses (docs/contract.md, section 4) of float32 values x [n] as int64 [n], for tests."""
     x = x.contiguous()
-    out = torch.empty(x.shape, dtype=torch.int64)
+    out = torch.empty(x.shape, dtype=torch.int64, device="cpu")
     _cpu.masses(x.data_ptr(), x.numel(), maximum, scale, out.data_ptr())
     return out
 
 
-def outputs(rows: int, logprobs: str | None, top: int) -> "tuple[SampleOutput, _cpu.Outputs]":
-    """Tensors for a step of `rows` rows, and the native view of them."""
-    output = SampleOutput(
-        token_ids=torch.empty(rows, dtype=torch.int64),
-        logprobs=torch.empty(rows) if logprobs else None,
-        top_ids=torch.empty(rows, top, dtype=torch.int64) if top else None,
-        top_logprobs=torch.empty(rows, top) if top else None,
-        kept=torch.empty(rows, dtype=torch.int64),
-        status=torch.empty(rows, dtype=torch.int32),
+# To make others of: quicker than to name dtype and device, and as sure.
+_INT64 = torch.empty(0, dtype=torch.int64, device="cpu")
+_INT32 = torch.empty(0, dtype=torch.int32, device="cpu")
+_FLOAT32 = torch.empty(0, dtype=torch.float32, device="cpu")
+
+
+def outputs(rows: int, logprobs: str | None, top: int) -> SampleOutput:
+    """Tensors for a step of `rows` rows."""
+    return SampleOutput(
+        _INT64.new_empty(rows),
+        _FLOAT32.new_empty(rows) if logprobs else None,
+        _INT64.new_empty((rows, top)) if top else None,
+        _FLOAT32.new_empty((rows, top)) if top else None,
+        _INT64.new_empty(rows),
+        _INT32.new_empty(rows),
     )
-    addresses = (0 if t is None else t.data_ptr() for t in (*output[0:1], *output[4:6], *output[1:4]))
-    return output, _cpu.Outputs(*addresses, LOGPROBS[logprobs], top)
+
+
+class ReusedOutputs:
+    """The same tensors again for steps like the last one, as long as they have the memory that they were made with."""
+
+    def __init__(self):
+        self.last = None, None, None
+
+    @torch.inference_mode(False)  # whose tensors could not be used outside it
+    def __call__(self, *like) -> SampleOutput:
+        known, output, memory = self.last
+        if like != known or memory != _memory(output):
+            output = outputs(*like)
+            self.last = like, output, _memory(output)
+        return output
+
+
+def _memory(output: SampleOutput) -> list[int]:
+    return [0 if t is None else t.data_ptr() for t in output]
+
+
+def addresses(output: SampleOutput, logprobs: str | None, top: int) -> tuple:
+    """As native code wants them (csrc/cpu/module.cpp, OutputsTuple)."""
+    token_ids, chosen, top_ids, top_values, kept, status = output
+    return (
+        token_ids.data_ptr(),
+        kept.data_ptr(),
+        status.data_ptr(),
+        0 if chosen is None else chosen.data_ptr(),
+        0 if top_ids is None else top_ids.data_ptr(),
+        0 if top_values is None else top_values.data_ptr(),
+        LOGPROBS[logprobs],
+        top,
+    )
+
+
+def describe_logits(logits: Tensor) -> tuple[int, int, int, int, int]:
+    """As native code wants them (csrc/cpu/module.cpp, LogitsTuple)."""
+    return logits.data_ptr(), DTYPES[logits.dtype], *logits.shape, logits.stride(0)
 
 
 def _native():
     if _cpu is None:
         raise RuntimeError("the native library is not built; 'make build' builds it")
     return _cpu
-
-
-def _logits(logits: Tensor) -> tuple[int, int, int, int, int]:
-    return logits.data_ptr(), DTYPES[logits.dtype], *logits.shape, logits.stride(0)
 
 
 def _requests(records, lists, history, prompt_lengths, positions, uniforms):

@@ -59,7 +59,7 @@ class Step:
         self.vocab, self.device, self.index = vocab, device, _index(device)
         _native.prepare(self.index)
         floats = rows * _native.workspace_floats(self.index, vocab)  # mostly none
-        self.workspace = torch.empty(floats, device=device)
+        self.workspace = torch.empty(floats, dtype=torch.float32, device=device)
 
     def run(
         self,
@@ -86,7 +86,7 @@ class Step:
             self._launch(logits, slots, table, outputs, uniforms, flags)
             return result
         stats = torch.empty(outputs.rows, 2, dtype=torch.float64, device=self.device)
-        scores = torch.empty(logits.shape, device=self.device) if logprobs == "processed" else None
+        scores = torch.empty(logits.shape, dtype=torch.float32, device=self.device) if logprobs == "processed" else None
         self._launch(logits, slots, table, outputs, uniforms, flags, scores, stats)
         maximum, log_sum = stats.unbind(1)
         if scores is None:

@@ -46,6 +46,25 @@ class Outputs:
         self.address = self.memory.data_ptr()
 
 
+class ReusedOutputs:
+    """The same again for as many rows as last time, as long as the memory is where it was."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.last = device, None
+
+    @torch.inference_mode(False)  # whose tensors could not be used outside it
+    def __call__(self, rows: int) -> Outputs:
+        last, places = self.last or (None, None)
+        if last is None or last.rows != rows or _places(last) != places:
+            last = Outputs(rows, self.device)
+            self.last = last, _places(last)
+        return last
+
+
+def _places(outputs: Outputs) -> tuple[int, ...]:
+    return tuple(t.data_ptr() for t in (outputs.token_ids, outputs.kept, outputs.status, outputs.logprobs))
+
+
 def sample_step(
     step_type: type,
     logits: Tensor,
@@ -64,7 +83,7 @@ def sample_step(
     bits = None if uniforms is None else torch.from_numpy(uniforms).to(device)
     return step_type(vocab, batch, device).run(
         logits,
-        torch.arange(batch, device=device),
+        torch.arange(batch, dtype=torch.int64, device=device),
         requests.table,
         Outputs(batch, device),
         bits,
@@ -91,7 +110,7 @@ def process_logits(
     step_type(vocab, batch, device).process_logits(
         logits,
         out,
-        torch.arange(batch, device=device),
+        torch.arange(batch, dtype=torch.int64, device=device),
         requests.table,
         Outputs(batch, device),
         history=requests.tokens.shape[1],
@@ -111,11 +130,11 @@ def _requests(
     lengths = torch.from_numpy(history.lengths).to(device)
     if history.padded:
         ids = history.ids.to(torch.int64)
-        places = torch.arange(1, ids.shape[1] + 1, device=device)
+        places = torch.arange(1, ids.shape[1] + 1, dtype=torch.int64, device=device)
         lengths = torch.where(ids != -1, places, 0).amax(1) if ids.numel() else lengths
     else:
         longest = int(history.lengths.max(initial=0))
-        places = torch.arange(longest, device=device)
+        places = torch.arange(longest, dtype=torch.int64, device=device)
         at = torch.from_numpy(history.begins).to(device)[:, None] + torch.where(places < lengths[:, None], places, 0)
         ids = history.ids[at]
 
@@ -166,5 +185,5 @@ def _largest(x: Tensor, count: int) -> Tensor:
     """Ids int64 [B, count] by falling x, then rising id: the key of x in the high word, the id in the low one."""
     bits = torch.where(x == 0, 0.0, x).view(torch.int32)
     keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(torch.int64) << 32
-    keys |= 0xFFFFFFFF - torch.arange(x.shape[1], device=x.device)
+    keys |= 0xFFFFFFFF - torch.arange(x.shape[1], dtype=torch.int64, device=x.device)
     return 0xFFFFFFFF - (keys.topk(count).values & 0xFFFFFFFF)

@@ -43,7 +43,7 @@ def build(
     capacity: room for tokens of each, at least L. Nothing waits for the device.
     """
     batch, device = len(params), ids.device
-    places = torch.arange(ids.shape[1], device=device)
+    places = torch.arange(ids.shape[1], dtype=torch.int64, device=device)
     known = places < lengths[:, None]
     inside = known & (ids >= 0) & (ids < vocab)
     tokens = torch.empty(batch, max(capacity, 1), dtype=torch.int32, device=device)
@@ -106,7 +106,7 @@ def _touched(
     for row, pairs in enumerate(biases):
         biased[row, : len(pairs)] = [token for token, _ in pairs]
         values[row, : len(pairs)] = [float32_bits(value) for _, value in pairs]
-    seen = inside & torch.tensor(penalised, device=device)[:, None]
+    seen = inside & torch.tensor(penalised, dtype=torch.bool, device=device)[:, None]
     both = torch.cat([torch.where(seen, ids, vocab), torch.from_numpy(biased).to(device)], 1)
     nothing = torch.zeros(batch, most, dtype=torch.int32, device=device)
     bias = torch.from_numpy(values.view(np.float32)).to(device)
@@ -131,7 +131,7 @@ def _touched(
         per_bias = per_token(torch.cat([torch.zeros_like(seen, dtype=torch.float32), bias], 1), torch.float32)
         per_bias = per_bias[:, :room].contiguous()
     arrays = (distinct[:, :room].to(torch.int32), counts[:, :room].contiguous())
-    x = torch.empty(batch, room, device=device)
+    x = torch.empty(batch, room, dtype=torch.float32, device=device)
     return (*arrays, x, per_bias), (distinct < vocab).sum(1), room
 
 

@@ -12,11 +12,11 @@ from ..params import SamplingParams, pack_rows
 from ..tables import BAD_HISTORY_ID, RECORD_SIZE
 from . import cpu
 
-_step, _threads, _dtypes = cpu._cpu.step, torch.get_num_threads, cpu.DTYPES
+_step, _threads = cpu._cpu.step, torch.get_num_threads
 
 
 class State:
-    def __init__(self, vocab_size: int, max_batch: int, max_length: int, device: torch.device):
+    def __init__(self, vocab_size: int, max_batch: int, max_length: int, device: torch.device, reuse_outputs: bool):
         self.vocab_size, self.max_length = vocab_size, max_length
         self.records = np.zeros((max_batch, RECORD_SIZE), np.uint8)
         self.list_addresses = np.zeros(max_batch, np.uint64)
@@ -27,21 +27,19 @@ class State:
         arrays = (self.records, self.list_addresses, self.tokens, self.distinct, self.counts)
         arrays += (self.lengths, self.prompt_lengths, self.num_distinct, self.status)
         self.native = cpu._cpu.Slots(*(array.ctypes.data for array in arrays), max_length)
-        self.outputs: dict[tuple, tuple[SampleOutput, object]] = {}
-        self.rows: tuple[int, ...] = ()  # of the last step,
-        self.index = np.zeros(0, np.int64)  # the same as an array,
-        self.address = 0  # and where that is
-        self.room = 0  # steps that the last rows are sure to have room for
+        self.outputs = cpu.ReusedOutputs() if reuse_outputs else cpu.outputs
+        self.selection = (), np.zeros(0, np.int64), 0  # the rows of the last step, as an array, and where that is
 
-    def add(self, slot: int, params: SamplingParams, seed: int, ids: Tensor) -> None:
+    def add(self, slot: int, params: SamplingParams, seed: int, ids: Tensor, prompt_length: int) -> None:
         tokens = ids.numpy()
         inside = (tokens >= 0) & (tokens < self.vocab_size)
-        known = np.unique(tokens[inside])
+        known, index = np.unique(tokens[inside], return_inverse=True)
+        generated = np.arange(len(tokens))[inside] >= prompt_length
         length = len(tokens)
         self.tokens[slot, :length] = np.where(inside, tokens, -1)
         self.distinct[slot, : len(known)] = known
-        self.counts[slot, : len(known)] = 0
-        self.lengths[slot] = self.prompt_lengths[slot] = length
+        self.counts[slot, : len(known)] = np.bincount(index, generated, len(known))
+        self.lengths[slot], self.prompt_lengths[slot] = length, prompt_length
         self.num_distinct[slot] = len(known)
         self.status[slot] = 0 if inside.all() else BAD_HISTORY_ID
         self._set_params(slot, params, seed)
@@ -59,45 +57,25 @@ class State:
 
     def remove(self, slot: int) -> None:
         self.lists[slot] = None
-        self.rows = ()
 
     def history(self, slot: int) -> Tensor:
         return torch.from_numpy(self.tokens[slot, : self.lengths[slot]].astype(np.int64))
 
-    def require_room(self, rows: tuple[int, ...]) -> None:
-        if rows == self.rows and self.room > 0:
-            self.room -= 1
-            return
-        index = np.array(rows, np.int64)
-        left = self.max_length - self.lengths[index]
-        for row in np.flatnonzero(left <= 0):
-            raise ValueError(
-                f"row {row}: slot {rows[row]}: its history is full; "
-                f"accepted: fewer than max_length = {self.max_length} tokens"
-            )
-        self.rows, self.index, self.address = rows, index, index.ctypes.data
-        self.room = int(left.min(initial=self.max_length)) - 1
+    def prompt_length(self, slot: int) -> int:
+        return int(self.prompt_lengths[slot])
 
     def step(
         self, logits: Tensor, rows: tuple[int, ...], uniforms: np.ndarray | None, logprobs: str | None, top: int
     ) -> SampleOutput:
-        """After require_room() of the same rows."""
-        batch = len(rows)
-        key = (batch, logprobs, top)
-        output, native = self.outputs.get(key) or self.outputs.setdefault(key, cpu.outputs(batch, logprobs, top))
+        known, _, address = self.selection
+        if rows is not known and rows != known:
+            index = np.array(rows, np.int64)
+            address = index.ctypes.data
+            self.selection = rows, index, address
+        output = self.outputs(len(rows), logprobs, top)
         bits = 0 if uniforms is None else uniforms.ctypes.data
-        _step(
-            logits.data_ptr(),
-            _dtypes[logits.dtype],
-            batch,
-            self.vocab_size,
-            logits.stride(0),
-            self.native,
-            self.address,
-            bits,
-            native,
-            _threads(),
-        )
+        addresses = cpu.addresses(output, logprobs, top)
+        _step(cpu.describe_logits(logits), self.native, address, bits, addresses, _threads())
         return output
 
     def _set_params(self, slot: int, params: SamplingParams, seed: int) -> None:
@@ -105,7 +83,6 @@ class State:
         self.records[slot] = records[0]
         self.lists[slot] = lists
         self.list_addresses[slot] = lists.ctypes.data
-        self.rows = ()  # this slot may have another length than the one that had its number before
 
 
 def _reserve(rows: int, columns: int) -> np.ndarray:

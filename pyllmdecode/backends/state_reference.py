@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import reference
 from ..output import SampleOutput
 from ..params import SamplingParams
-from ..tables import BAD_HISTORY_ID
+from ..tables import BAD_HISTORY_ID, HISTORY_FULL
 
 
 @dataclass
@@ -22,13 +22,13 @@ class Slot:
 
 
 class State:
-    def __init__(self, vocab_size: int, max_batch: int, max_length: int, device: torch.device):
+    def __init__(self, vocab_size: int, max_batch: int, max_length: int, device: torch.device, reuse_outputs: bool):
         self.vocab_size, self.max_length, self.slots = vocab_size, max_length, {}
 
-    def add(self, slot: int, params: SamplingParams, seed: int, ids: Tensor) -> None:
+    def add(self, slot: int, params: SamplingParams, seed: int, ids: Tensor, prompt_length: int) -> None:
         inside = (ids >= 0) & (ids < self.vocab_size)
         status = 0 if bool(inside.all()) else BAD_HISTORY_ID
-        self.slots[slot] = Slot(params, seed, torch.where(inside, ids, -1), len(ids), status)
+        self.slots[slot] = Slot(params, seed, torch.where(inside, ids, -1), prompt_length, status)
 
     def fork(self, slot: int, copy: int, params: SamplingParams, seed: int) -> None:
         source = self.slots[slot]
@@ -40,13 +40,8 @@ class State:
     def history(self, slot: int) -> Tensor:
         return self.slots[slot].tokens.clone()
 
-    def require_room(self, rows: tuple[int, ...]) -> None:
-        for row, slot in enumerate(rows):
-            if len(self.slots[slot].tokens) >= self.max_length:
-                raise ValueError(
-                    f"row {row}: slot {slot}: its history is full; "
-                    f"accepted: fewer than max_length = {self.max_length} tokens"
-                )
+    def prompt_length(self, slot: int) -> int:
+        return self.slots[slot].prompt_length
 
     def step(
         self, logits: Tensor, rows: tuple[int, ...], uniforms: np.ndarray | None, logprobs: str | None, top: int
@@ -63,7 +58,15 @@ class State:
             logprobs,
             top,
         )
-        for slot, token in zip(slots, output.token_ids, strict=True):
-            if int(token) >= 0:
-                slot.tokens = torch.cat([slot.tokens, token[None]])
+        longer = []
+        for row, slot in enumerate(slots):
+            if len(slot.tokens) >= self.max_length:
+                output.token_ids[row] = -1
+                output.status[row] |= HISTORY_FULL
+                if logprobs:
+                    output.logprobs[row] = -torch.inf
+            drawn = output.token_ids[row : row + 1]
+            longer.append(torch.cat([slot.tokens, drawn]) if int(drawn) >= 0 else slot.tokens)
+        for slot, tokens in zip(slots, longer, strict=True):
+            slot.tokens = tokens
         return output

@@ -167,7 +167,7 @@ class Step:
 
     def _raw_logprobs(self, logits: Tensor, outputs: Outputs) -> Tensor:
         """Log-probabilities of the drawn tokens into `outputs`; -> float32 [B, 2], see kernels/logprobs.py."""
-        sums = torch.empty(len(logits), 2, device=self.device)
+        sums = torch.empty(len(logits), 2, dtype=torch.float32, device=self.device)
         if len(logits):
             arguments = (logits, logits.stride(0), self.vocab, outputs.token_ids, outputs.logprobs, sums)
             self.launch((raw_logprobs, len(logits), self.config.warps, arguments, (is_aligned(logits),)))
@@ -189,14 +189,14 @@ class Step:
     def _advance(self, slots: Tensor, table: Tensor, outputs: Outputs) -> None:
         """Ends a run that was made without `advance`."""
         if len(slots):
-            arguments = (slots, table, self.workspace, outputs.token_ids, self.vocab)
+            arguments = (slots, table, self.workspace, outputs.memory, len(slots), self.vocab)
             self.launch((advance, len(slots), 4, arguments, (self.config.tile, self.config.capacity)))
 
     def _most_probable(
         self, logits: Tensor, slots: Tensor, table: Tensor, outputs: Outputs, count: int, touched: int
     ) -> tuple[Tensor, Tensor]:
         """Of the processed distribution. After a run without `advance`."""
-        x = torch.empty(logits.shape, device=self.device)
+        x = torch.empty(logits.shape, dtype=torch.float32, device=self.device)
         self._write_scores(logits, x, slots, table, outputs, touched, divide=False)
         rows = self.workspace.view(-1, self.words)[: len(slots)]
         maximum = rows.view(torch.float32)[:, layout.MAXIMUM.value].double()

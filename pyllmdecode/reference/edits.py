@@ -65,7 +65,7 @@ def sanitise(x: Tensor) -> tuple[Tensor, bool]:
 def logit_bias(x: Tensor, pairs: Sequence[tuple[int, float]]) -> Tensor:
     """x + bias for the given (token id, bias), each id once."""
     x = x.clone()
-    ids = torch.tensor([token for token, _ in pairs], device=x.device)
+    ids = torch.tensor([token for token, _ in pairs], dtype=torch.int64, device=x.device)
     x[ids] = x[ids] + torch.tensor([bias for _, bias in pairs], dtype=torch.float32, device=x.device)
     return x
 
@@ -111,7 +111,7 @@ def ngram_bans(history: Tensor, n: int, vocab_size: int) -> Tensor:
     tail = history[len(history) - (n - 1) :]
     if len(valid_ids(tail, vocab_size)) < len(tail):  # bad ids match nothing, not even each other
         return none
-    starts = torch.arange(len(history) - n + 1, device=history.device)
+    starts = torch.arange(len(history) - n + 1, dtype=torch.int64, device=history.device)
     for offset, token in enumerate(tail.tolist()):
         starts = starts[history[starts + offset] == token]
         if len(starts) == 0:

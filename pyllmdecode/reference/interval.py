@@ -21,7 +21,7 @@ def kept_tokens(x: Tensor, params: SamplingParams) -> Tensor:
 
 def greedy(x: Tensor) -> Tensor:
     """Mask [V] of one token: the largest x, the lowest id among equals."""
-    ids = torch.arange(len(x), device=x.device)
+    ids = torch.arange(len(x), dtype=torch.int64, device=x.device)
     return ids == ids[x == x.max()][0]
 
 
@@ -56,5 +56,5 @@ def min_p(x: Tensor, y: Tensor, p: float) -> Tensor:
     """The least x whose exponent y (see mass.py) is at least log2(p), as float32; y grows with x."""
     if p == 0.0:
         return float32(-torch.inf, x)
-    least = torch.log2(torch.tensor(p, dtype=torch.float64)).to(torch.float32).to(x.device)
+    least = torch.log2(torch.tensor(p, dtype=torch.float64, device="cpu")).to(torch.float32).to(x.device)
     return x[y >= least].min()

@@ -36,11 +36,15 @@ def sample_step(
     else:
         bits = as_bits(uniforms, device)
     batch = len(logits)
+
+    def minus_infinity(shape):
+        return torch.full(shape, -torch.inf, dtype=torch.float32, device=device)
+
     out = SampleOutput(
         token_ids=torch.full((batch,), -1, dtype=torch.int64, device=device),
-        logprobs=torch.full((batch,), -torch.inf, device=device) if logprobs else None,
+        logprobs=minus_infinity((batch,)) if logprobs else None,
         top_ids=torch.full((batch, top_logprobs), -1, dtype=torch.int64, device=device) if top_logprobs else None,
-        top_logprobs=torch.full((batch, top_logprobs), -torch.inf, device=device) if top_logprobs else None,
+        top_logprobs=minus_infinity((batch, top_logprobs)) if top_logprobs else None,
         kept=torch.zeros(batch, dtype=torch.int64, device=device),
         status=torch.zeros(batch, dtype=torch.int32, device=device),
     )

@@ -1,0 +1,32 @@
+"""The derivative of `process_logits`: of a kept token what bias, penalties and temperature make of it, of others 0."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .inputs import History, history_rows
+from .params import SamplingParams
+
+
+def of_scores(
+    grad: Tensor, logits: Tensor, scores: Tensor, params: Sequence[SamplingParams], history: History
+) -> Tensor:
+    """grad, scores: float32 [B, V], scores as `process_logits` returned them; -> [B, V] of the logits' type.
+
+    A score is (x + bias, times or divided by the repetition penalty, minus other penalties) / temperature, or for a
+    greedy row its one token undivided.
+    """
+    result = torch.where(scores > -torch.inf, grad, 0.0)
+    for row, ids in enumerate(history_rows(history, len(logits))[0]):
+        one = params[row]
+        if one.repetition_penalty != 1.0:
+            seen = ids[(ids >= 0) & (ids < logits.shape[1])].unique()
+            x = logits[row, seen].float()
+            for token, bias in one.logit_bias or ():
+                x = torch.where(seen == token, x + bias, x)
+            factor = torch.where(x < 0, one.repetition_penalty, 1.0 / one.repetition_penalty)
+            result[row, seen] = result[row, seen] * factor.to(result.dtype)
+        if one.temperature > 0:
+            result[row] = result[row] / one.temperature
+    return result.to(logits.dtype)
