@@ -1,6 +1,6 @@
 """Constants that more than one language needs, in one place.
 
-`csrc/common/tables.h` is generated from this module (``python -m pyllmdecode.tables > csrc/common/tables.h``; a test
+`csrc/common/tables.h` is generated from this module (``python csrc/write_tables.py > csrc/common/tables.h``; a test
 holds the two together); the reference and the GPU backends import it. It imports nothing but the standard library.
 """
 
@@ -96,59 +96,3 @@ STATE_FIELDS = (
 TABLE_WORDS = 32
 WORD = {name: RECORD_SIZE // 8 + index for index, (name, _, _) in enumerate(STATE_FIELDS)}
 assert RECORD_SIZE % 8 == 0 and RECORD_SIZE // 8 + len(STATE_FIELDS) <= TABLE_WORDS
-
-
-def header() -> str:
-    """Text of csrc/common/tables.h."""
-    lines = [
-        "// Generated: python -m pyllmdecode.tables > csrc/common/tables.h. Edit pyllmdecode/tables.py instead.",
-        "#pragma once",
-        "#include <cstdint>",
-        "",
-        "namespace pld {",
-        "",
-    ]
-    for power, value in enumerate(MASS_COEFFICIENTS):
-        lines.append(f"constexpr float kMassC{power} = {value.hex()}f;")
-    lines.append("")
-    integers = [
-        ("int", "kMassBits", MASS_BITS),
-        ("int", "kMassMinExponent", MASS_MIN_EXPONENT),
-        ("int", "kTopPBits", TOP_P_BITS),
-        ("int", "kPhiloxRounds", PHILOX_ROUNDS),
-        ("uint64_t", "kStreamDraw", STREAM_DRAW),
-        ("int32_t", "kNanLogits", NAN_LOGITS),
-        ("int32_t", "kEmptyRow", EMPTY_ROW),
-        ("int32_t", "kBadHistoryId", BAD_HISTORY_ID),
-        ("int64_t", "kMaxVocab", MAX_VOCAB),
-    ]
-    lines += [f"constexpr {ctype} {name} = {value};" for ctype, name, value in integers]
-    for index in range(2):
-        lines.append(f"constexpr uint32_t kPhiloxM{index} = {PHILOX_MULTIPLIERS[index]:#010x}u;")
-        lines.append(f"constexpr uint32_t kPhiloxW{index} = {PHILOX_WEYL[index]:#010x}u;")
-    lines.append(f"constexpr uint64_t kNoTopP = {NO_TOP_P:#x}ull;")
-    lines += ["", "// The parameters of one row, as Python packs them.", "struct RowParams {"]
-    lines += [_member(name, ctype, meaning) for name, _, ctype, meaning in RECORD_FIELDS]
-    lines += ["};", f"static_assert(sizeof(RowParams) == {RECORD_SIZE});", ""]
-    unused = TABLE_WORDS - RECORD_SIZE // 8 - len(STATE_FIELDS)
-    lines += [
-        "// A request on a GPU. Its lists have another form than the fields of RowParams say, which is the CPU's: see",
-        "// _records in pyllmdecode/backends/requests.py. It has no pairs of biases there, but touched_bias.",
-        "struct Request {",
-        _member("params", "RowParams", ""),
-        *(_member(*field) for field in STATE_FIELDS),
-        _member(f"unused[{unused}]", "int64_t", ""),
-        "};",
-        f"static_assert(sizeof(Request) == {8 * TABLE_WORDS});",
-        "",
-        "}  // namespace pld",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _member(name: str, ctype: str, meaning: str) -> str:
-    return f"  {ctype} {name};" + (f"  // {meaning}" if meaning else "")
-
-
-if __name__ == "__main__":
-    print(header(), end="")

@@ -1,4 +1,4 @@
-// Generated: python -m pyllmdecode.tables > csrc/common/tables.h. Edit pyllmdecode/tables.py instead.
+// Generated: python csrc/write_tables.py > csrc/common/tables.h. Edit pyllmdecode/tables.py instead.
 #pragma once
 #include <cstdint>
 
