@@ -9,10 +9,12 @@ the environment variables.
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -193,10 +195,28 @@ class NinjaBuild(build_ext):
             (ROOT / self.get_ext_filename(it.name)).unlink(missing_ok=True)
 
 
+def long_description() -> str:
+    """README.md for package registries: its links are to files beside it, and become links to the repository."""
+    repository = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+
+    def absolute(link: re.Match) -> str:
+        text, target = link.groups()
+        if target.startswith("#"):
+            return f"{text}({repository}{target})"
+        return f"{text}({repository}/{'raw' if text.startswith('!') else 'blob'}/main/{target})"
+
+    return re.sub(r"(!?\[[^]]*\])\((?!https?://)([^)\s]+)\)", absolute, (ROOT / "README.md").read_text())
+
+
 setup(
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
     packages=[*find_packages(include=["pyllmdecode", "pyllmdecode.*"]), "pyllmdecode.kernels"],
     package_dir={"pyllmdecode": "pyllmdecode", "pyllmdecode.kernels": "kernels"},
-    package_data={"pyllmdecode.kernels": ["README.md"]},  # a package without files would not be installed at all
+    package_data={
+        "pyllmdecode": ["py.typed"],
+        "pyllmdecode.kernels": ["README.md"],  # a package without files would not be installed at all
+    },
     ext_modules=[Extension(f"pyllmdecode.{name}", []) for name in ("_cpu", "_cuda", "_cuda_on_threads")],
     cmdclass={"build_ext": NinjaBuild},
 )
