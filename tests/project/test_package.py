@@ -39,7 +39,6 @@ def sources(tmp_path_factory):
 
 
 def test_everything_but_what_was_made_is_in_the_sources(sources):
-    """pyllmdecode/kernels is a link to kernels/, for which setup.py stands in."""
     folders = ("bench", "csrc", "docs", "kernels", "pyllmdecode", "tests", ".ci")
     files = ("*.md", "*.toml", "*.in", "setup.py", "constraints.txt", "Makefile", "LICENSE", ".clang-format")
     tree = sources.parent / "tree"
@@ -53,6 +52,7 @@ def test_everything_but_what_was_made_is_in_the_sources(sources):
     assert len(there) > 150
     kept = {path.relative_to(sources) for path in sources.rglob("*") if path.is_file()}
     assert not there - kept, there - kept
+    assert (sources / "pyllmdecode" / "kernels").readlink() == (ROOT / "pyllmdecode" / "kernels").readlink()
 
 
 @pytest.mark.thorough
