@@ -9,15 +9,18 @@ the environment variables.
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 from setuptools.errors import CompileError, SetupError
 
 sys.path.insert(0, str(Path(__file__).parent.resolve() / "csrc"))
@@ -193,10 +196,36 @@ class NinjaBuild(build_ext):
             (ROOT / self.get_ext_filename(it.name)).unlink(missing_ok=True)
 
 
+class SourceDistribution(sdist):
+    """With pyllmdecode/kernels, a link, which setuptools leaves out and an editable install needs."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        super().make_release_tree(base_dir, files)
+        Path(base_dir, "pyllmdecode", "kernels").symlink_to("../kernels")
+
+
+def long_description() -> str:
+    """README.md for package registries: its links are to files beside it, and become links to the repository."""
+    repository = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+
+    def absolute(link: re.Match) -> str:
+        text, target = link.groups()
+        if target.startswith("#"):
+            return f"{text}({repository}{target})"
+        return f"{text}({repository}/{'raw' if text.startswith('!') else 'blob'}/main/{target})"
+
+    return re.sub(r"(!?\[[^]]*\])\((?!https?://)([^)\s]+)\)", absolute, (ROOT / "README.md").read_text())
+
+
 setup(
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
     packages=[*find_packages(include=["pyllmdecode", "pyllmdecode.*"]), "pyllmdecode.kernels"],
     package_dir={"pyllmdecode": "pyllmdecode", "pyllmdecode.kernels": "kernels"},
-    package_data={"pyllmdecode.kernels": ["README.md"]},  # a package without files would not be installed at all
+    package_data={
+        "pyllmdecode": ["py.typed"],
+        "pyllmdecode.kernels": ["README.md"],  # a package without files would not be installed at all
+    },
     ext_modules=[Extension(f"pyllmdecode.{name}", []) for name in ("_cpu", "_cuda", "_cuda_on_threads")],
-    cmdclass={"build_ext": NinjaBuild},
+    cmdclass={"build_ext": NinjaBuild, "sdist": SourceDistribution},
 )

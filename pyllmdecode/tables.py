@@ -1,6 +1,6 @@
 """Constants that more than one language needs, in one place.
 
-`csrc/common/tables.h` is generated from this module (``python -m pyllmdecode.tables > csrc/common/tables.h``; a test
+`csrc/common/tables.h` is generated from this module (``python csrc/write_tables.py > csrc/common/tables.h``; a test
 holds the two together); the reference and the GPU backends import it. It imports nothing but the standard library.
 """
 
@@ -22,7 +22,16 @@ MASS_COEFFICIENTS = tuple(
 )
 MASS_BITS = 40  # the mass of the row's maximum is 2^MASS_BITS
 MASS_MIN_EXPONENT = -41  # below this floor(y + 1/2) the mass is 0
-TOP_P_BITS = 32  # top_p is compared as round(top_p * 2^TOP_P_BITS)
+TOP_P_BITS = 32  # top_p is compared in units of 2^-TOP_P_BITS
+TOP_P_SLACK_BITS = 16  # a share counts as reached within 2^-16 of itself, and of its rest: see docs/contract.md, section 4
+
+
+def top_p_units(top_p: float) -> int:
+    """The share of the mass that top-p wants, in units of 2^-32."""
+    units = round(top_p * 2**TOP_P_BITS)
+    return units - (min(units, 2**TOP_P_BITS - units) >> TOP_P_SLACK_BITS)
+
+
 
 # Philox4x32-10: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -42,7 +51,7 @@ MAX_VOCAB = 1 << 22  # sums of masses stay below 2^63
 # `*_begin`/`*_count` are ranges of the int32 array of lists that travels beside the records.
 RECORD_FIELDS = (
     ("seed", "Q", "uint64_t", "key of the random stream"),
-    ("top_p", "Q", "uint64_t", "round(top_p * 2^32); NO_TOP_P: off"),
+    ("top_p", "Q", "uint64_t", "top_p_units(top_p); NO_TOP_P: off"),
     ("temperature", "d", "double", "0: greedy"),
     ("bias_begin", "q", "int64_t", "pairs (id, bits of the float32 bias)"),
     ("allowed_begin", "q", "int64_t", "ids; allowed_count -1: every token is allowed"),
@@ -97,60 +106,3 @@ STATE_FIELDS = (
 TABLE_WORDS = 32
 WORD = {name: RECORD_SIZE // 8 + index for index, (name, _, _) in enumerate(STATE_FIELDS)}
 assert RECORD_SIZE % 8 == 0 and RECORD_SIZE // 8 + len(STATE_FIELDS) <= TABLE_WORDS
-
-
-def header() -> str:
-    """Text of csrc/common/tables.h."""
-    lines = [
-        "// Generated: python -m pyllmdecode.tables > csrc/common/tables.h. Edit pyllmdecode/tables.py instead.",
-        "#pragma once",
-        "#include <cstdint>",
-        "",
-        "namespace pld {",
-        "",
-    ]
-    for power, value in enumerate(MASS_COEFFICIENTS):
-        lines.append(f"constexpr float kMassC{power} = {value.hex()}f;")
-    lines.append("")
-    integers = [
-        ("int", "kMassBits", MASS_BITS),
-        ("int", "kMassMinExponent", MASS_MIN_EXPONENT),
-        ("int", "kTopPBits", TOP_P_BITS),
-        ("int", "kPhiloxRounds", PHILOX_ROUNDS),
-        ("uint64_t", "kStreamDraw", STREAM_DRAW),
-        ("int32_t", "kNanLogits", NAN_LOGITS),
-        ("int32_t", "kEmptyRow", EMPTY_ROW),
-        ("int32_t", "kBadHistoryId", BAD_HISTORY_ID),
-        ("int32_t", "kHistoryFull", HISTORY_FULL),
-        ("int64_t", "kMaxVocab", MAX_VOCAB),
-    ]
-    lines += [f"constexpr {ctype} {name} = {value};" for ctype, name, value in integers]
-    for index in range(2):
-        lines.append(f"constexpr uint32_t kPhiloxM{index} = {PHILOX_MULTIPLIERS[index]:#010x}u;")
-        lines.append(f"constexpr uint32_t kPhiloxW{index} = {PHILOX_WEYL[index]:#010x}u;")
-    lines.append(f"constexpr uint64_t kNoTopP = {NO_TOP_P:#x}ull;")
-    lines += ["", "// The parameters of one row, as Python packs them.", "struct RowParams {"]
-    lines += [_member(name, ctype, meaning) for name, _, ctype, meaning in RECORD_FIELDS]
-    lines += ["};", f"static_assert(sizeof(RowParams) == {RECORD_SIZE});", ""]
-    unused = TABLE_WORDS - RECORD_SIZE // 8 - len(STATE_FIELDS)
-    lines += [
-        "// A request on a GPU. Its lists have another form than the fields of RowParams say, which is the CPU's: see",
-        "// _records in pyllmdecode/backends/requests.py. It has no pairs of biases there, but touched_bias.",
-        "struct Request {",
-        _member("params", "RowParams", ""),
-        *(_member(*field) for field in STATE_FIELDS),
-        _member(f"unused[{unused}]", "int64_t", ""),
-        "};",
-        f"static_assert(sizeof(Request) == {8 * TABLE_WORDS});",
-        "",
-        "}  // namespace pld",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _member(name: str, ctype: str, meaning: str) -> str:
-    return f"  {ctype} {name};" + (f"  // {meaning}" if meaning else "")
-
-
-if __name__ == "__main__":
-    print(header(), end="")

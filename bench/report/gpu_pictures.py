@@ -3,22 +3,22 @@
 from pathlib import Path
 
 from ..gpu.cases import MAIN_VOCAB
-from .pictures import figure
+from .pictures import Look, figure
 
 DTYPE, BATCH = "bfloat16", 256  # and the batch of the picture against V
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-# As in pictures.py.
 LOOKS = {
-    "cuda": ("pyllmdecode, CUDA", "#d9480f", "o"),
-    "triton": ("pyllmdecode, Triton", "#e08a3c", "s"),
-    "flashinfer": ("FlashInfer", "#c2408f", "X"),
-    "flashinfer-softmax": ("FlashInfer, its softmax", "#d16ba5", "<"),
-    "flashinfer-cake": ("FlashInfer, its newest", "#a0303a", ">"),
-    "vllm": ("vLLM's kernels", "#8a63d2", "D"),
-    "torch-topk": ("torch with topk", "#1c8fb0", "^"),
-    "torch": ("torch", "#3b7dd8", "v"),
-    "transformers": ("transformers", "#2f9e44", "P"),
+    "cuda": Look("pyllmdecode, CUDA", "#d9480f", "o", {"zorder": 4}),
+    "triton": Look("pyllmdecode, Triton", "#b8860b", "s", {"zorder": 4}),
+    "flashinfer": Look("FlashInfer", "#c2408f", "X"),
+    "flashinfer-softmax": Look("FlashInfer, its softmax", "#d16ba5", "<"),
+    "flashinfer-cake": Look("FlashInfer, its newest", "#a0303a", ">"),
+    "vllm": Look("vLLM's kernels", "#8a63d2", "D"),
+    "torch-topk": Look("torch with topk", "#1c8fb0", "^"),
+    "torch": Look("torch", "#3b7dd8", "v"),
+    "transformers": Look("transformers", "#2f9e44", "P"),
 }
+BANDS = "Medians; bands: from the shortest to the longest."
 # Cases of the panels; FlashInfer is timed without the penalty and the ban of the first, which it does not have.
 PANELS = ("topk-topp", "topp")
 
@@ -34,8 +34,9 @@ def draw(results: dict, folder: Path) -> list[tuple[Path, str]]:
         ("gpu-vocabulary.svg", "vocab", "vocabulary V", {"batch": BATCH}),
     ):
         if panels := lines(rows, rate, x, fixed):
-            figure(panels, x, label, folder / name, LOOKS, ours=("cuda", "triton"))
             ((what, value),) = fixed.items()
+            caption = f"{results['machine']['gpu']}; {results['machine']['date'][:10]}; logits in {DTYPE} from memory; "
+            figure(panels, x, label, folder / name, f"{caption}{what} {value}.\n{BANDS}", LOOKS)
             text = f"Time per step on {results['machine']['gpu']} against {x}, {what} {value}"
             written.append((folder / name, text))
     return written

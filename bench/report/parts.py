@@ -1,6 +1,6 @@
 """The report's sections about what is no table of times: decoding with a real model, the memory of a request."""
 
-from .tables import NOT_YET, spread, table
+from .tables import NOT_YET, TITLES, spread, table
 
 LABELS = {"step": "pyllmdecode"}
 
@@ -60,19 +60,22 @@ def lines(key: str, made: dict) -> list[str]:
     return found
 
 
-def summary(results: dict) -> str:
-    """A sentence for the README at the top; empty where nothing was measured."""
-    rows = (results.get("decode") or {}).get("rows")
-    if not rows:
+def gain(results: dict) -> str:
+    """For the README at the top: tokens per second with us and with transformers; empty where that was not measured."""
+    made = results.get("decode") or {"rows": []}
+    body = []
+    for row in made["rows"]:
+        rates = {name: rate["median"] for name, rate in row["tokens_per_second"].items()}
+        if (row["threads"], "transformers" in rates) == (1, True):
+            more = f"{100 * (rates['step'] / rates['transformers'] - 1):.0f} %"
+            others = [f"{rates[name]:.1f}" if name in rates else "" for name in ("transformers", "torch-topk")]
+            size = f"{row['batch']} row{'s' * (row['batch'] > 1)}"
+            body.append([f"{TITLES[row['params']]}, {size}", f"{rates['step']:.1f}", *others, more])
+    if not body:
         return ""
-    row = rows[0]
-    peer = row["shares"].get("transformers")
-    beside = f", with transformers' processors {percent(peer['median'])}" if peer else ""
-    rate = row["tokens_per_second"]["step"]["median"]
-    return (
-        f"Decoding with SmolLM2-135M ({row['point']}): {rate:.1f} tokens a second. "
-        f"Choosing the token takes {percent(row['shares']['step']['median'])} of that time{beside}."
-    )
+    headings = ["tokens a second, model and all", "pyllmdecode", "transformers' processors", "torch with topk"]
+    text = f"{made['model']}, on the same processor, one thread."
+    return f"{table([*headings, 'more than with transformers'], body)}\n\n{text}"
 
 
 def percent(share: float) -> str:

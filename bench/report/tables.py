@@ -1,6 +1,7 @@
 """Markdown tables, and how numbers stand in them."""
 
 PEERS = ("torch", "torch-topk", "torch-compile", "transformers", "llama.cpp")  # in the order of the columns
+TITLES = {"topk-topp": "top-k 50 and top-p 0.95", "topp": "top-p 0.95"}
 NOT_YET = "not measured yet"
 
 

@@ -11,12 +11,20 @@ POINTS = {
         "greedy float32 cold": "greedy",
     },
     "Real logits": {
-        "topk-topp warm": "real logits, top-k 50 and top-p 0.95",
-        "topp warm": "real logits, top-p 0.95",
-        "greedy warm": "real logits, greedy",
+        "topk-topp warm": "real logits in the cache, top-k 50 and top-p 0.95",
+        "topp warm": "real logits in the cache, top-p 0.95",
+        "greedy warm": "real logits in the cache, greedy",
     },
 }
-HEADINGS = ["one row, one thread", "µs a step", "readings of the row", "transformers ÷ ours", "plain torch ÷ ours"]
+# Heading of a column -> what of a row's ratios it shows.
+RATIOS = {
+    "readings of the row": "step / read",
+    "transformers ÷ ours": "transformers / step",
+    "plain torch ÷ ours": "torch / step",
+    "torch with topk ÷ ours": "torch-topk / step",
+    "llama.cpp ÷ ours": "llama.cpp / step",
+}
+HEADINGS = ["one row, one thread", "µs a step", *RATIOS]
 
 
 def block(on_cpu: dict | None, on_gpu: dict | None, gpu_picture: str = "") -> str:
@@ -43,9 +51,10 @@ def cpu_table(results: dict) -> str:
     }
     body += [[text, *cells(row)] for text, row in lost.items()]
     here = results["machine"]
-    text = [f"{here['cpu']}, {here['isa']}, {here['date'][:10]}; medians.", parts.summary(results)]
+    text = [f"{here['cpu']}, {here['isa']}, one thread, {here['date'][:10]}; medians."]
     text.append("" if lost else f"No other was faster in any of the {len(rows)} lines that were measured.")
-    return f"{table(HEADINGS, body)}\n\n{' '.join(filter(None, text))}{missed(rows)}"
+    text.append(missed(rows))
+    return "\n\n".join(filter(None, [table(HEADINGS, body), " ".join(filter(None, text)), parts.gain(results)]))
 
 
 def fastest(row: dict) -> str:
@@ -55,7 +64,7 @@ def fastest(row: dict) -> str:
 
 
 def cells(row: dict) -> list[str]:
-    found = [row["ratios"].get(key) for key in ("step / read", "transformers / step", "torch / step")]
+    found = [row["ratios"].get(key) for key in RATIOS.values()]
     return [microseconds(row["times"]["step"]["median"]), *(ratio(one["median"]) if one else "" for one in found)]
 
 
@@ -67,6 +76,6 @@ def missed(rows: dict) -> str:
     for goal in [goal for goal in goals if not goal["met"]]:
         asked = f"{'at least' if goal['at_least'] else 'at most'} {goal['bound']:g}"
         texts.append(f"{goal['text']} {ratio(goal['reached']['median'])} ({asked})")
-    return f" Goals met: {len(goals) - len(texts)} of {len(goals)}" + (
+    return f"Goals met: {len(goals) - len(texts)} of {len(goals)}" + (
         f"; missed: {'; '.join(texts)}." if texts else "."
     )

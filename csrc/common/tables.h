@@ -1,4 +1,4 @@
-// Generated: python -m pyllmdecode.tables > csrc/common/tables.h. Edit pyllmdecode/tables.py instead.
+// Generated: python csrc/write_tables.py > csrc/common/tables.h. Edit pyllmdecode/tables.py instead.
 #pragma once
 #include <cstdint>
 
@@ -30,7 +30,7 @@ constexpr uint64_t kNoTopP = 0xffffffffffffffffull;
 // The parameters of one row, as Python packs them.
 struct RowParams {
   uint64_t seed;  // key of the random stream
-  uint64_t top_p;  // round(top_p * 2^32); NO_TOP_P: off
+  uint64_t top_p;  // top_p_units(top_p); NO_TOP_P: off
   double temperature;  // 0: greedy
   int64_t bias_begin;  // pairs (id, bits of the float32 bias)
   int64_t allowed_begin;  // ids; allowed_count -1: every token is allowed

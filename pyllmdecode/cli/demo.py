@@ -185,7 +185,8 @@ def show_tables(console, made, timing: dict[str, float]) -> None:
     console.print(table)
     each, steps = 1e6 * made.sampler_seconds / max(made.tokens, 1), max(map(len, made.token_ids))
     console.print(
-        f"pyllmdecode: {FILTERS_IN_WORDS}. transformers: its processors for the same four, softmax, multinomial. "
+        f"pyllmdecode: {FILTERS_IN_WORDS}; where no 3-gram comes again, no {NGRAM}-gram can, so its share must be 0. "
+        f"transformers: its processors for the same four, softmax, multinomial. "
         f"One thread throughout, CPU. The batch of {2 * n} took {each:.0f} µs a token in the sampler and "
         f"{1e3 * made.model_seconds / steps:.0f} ms a step in the model."
     )

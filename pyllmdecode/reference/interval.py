@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..params import SamplingParams
-from ..tables import TOP_P_BITS
+from ..tables import TOP_P_BITS, top_p_units
 from .mass import exponents, float32, masses
 
 
@@ -41,12 +41,12 @@ def top_k(x: Tensor, k: int) -> Tensor:
 
 
 def top_p(x: Tensor, mass: Tensor, p: float) -> Tensor:
-    """The largest t with mass(x >= t) * 2^32 >= total * round(p * 2^32), in exact integers; mass is int64 [V]."""
+    """The largest t with mass(x >= t) * 2^32 >= total * top_p_units(p), in exact integers; mass is int64 [V]."""
     if p == 1.0:
         return float32(-torch.inf, x)
     order = x.argsort(descending=True)
     running = mass[order].cumsum(0)  # sums stay below 2^63
-    product = int(running[-1]) * round(p * 2**TOP_P_BITS)  # a Python integer: no overflow
+    product = int(running[-1]) * top_p_units(p)  # a Python integer: no overflow
     needed = -(-product >> TOP_P_BITS)  # running * 2^32 >= product exactly when running >= ceil(product / 2^32)
     # The first place that reaches it lies among the tokens whose x is the bound: equal values stand or fall together.
     return x[order[torch.searchsorted(running, needed)]]

@@ -1,4 +1,4 @@
-"""The CPU benchmark and its report: who is wrong is left out with the reason, Ctrl-C keeps what there is, pictures."""
+"""The CPU benchmark and its report: who is wrong is left out with the reason, Ctrl-C keeps what there is, tables."""
 
 import dataclasses
 import json
@@ -6,37 +6,22 @@ import os
 import signal
 import subprocess
 import sys
-import xml.etree.ElementTree as xml
 from pathlib import Path
 from types import SimpleNamespace
 
+import made_up_cpu
 import pytest
 import torch
 
 import pyllmdecode as pld
 
 ROOT = Path(__file__).parent.parent.parent
-RESULTS = sorted((ROOT / "bench" / "results").glob("*cores*.json"))
 pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
 pytestmark = pytest.mark.skipif(not pld.backends()["cpu"], reason="the native library is not built")
 # Without what says that these tests run in parallel: pytest-benchmark would measure nothing.
 INHERITED = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
 ENVIRONMENT = INHERITED | {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "10000", "PYTHONUNBUFFERED": "1"}
-
-
-def made_up() -> dict:
-    """The results in the tree with what later runs have beside them."""
-    written = json.loads(RESULTS[0].read_text())
-    one = {"median": 2.0, "p5": 1.9, "p95": 2.2, "n": 9}
-    point = {"point": "topp B=1 threads=1", "params": "topp", "batch": 1, "threads": 1, "vocab": 49152, "prompt": 64}
-    both = {"step": one, "transformers": one | {"median": 30.0}}
-    point |= {"model": one | {"median": 40000.0}, "times": both, "tokens_per_second": both, "shares": both}
-    point |= {"left_out": {"torch": "wrong: another token"}}
-    size = {"name": "cpu", "how": "measured", "bytes": {"512": 6000, "131072": 1200000}}
-    written["decode"] = {"model": "Made-up", "rows": [point], "left_out": {}}
-    written["state"] = {"vocab": 128256, "room": 131073, "rows": [size], "left_out": {}}
-    return written
 
 
 def test_who_is_left_out(monkeypatch, one_thread):
@@ -94,29 +79,6 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path):
     written = json.loads(target.read_text())
     assert written["results"] and "interrupted" in written["machine"]["stopped"]
     assert "**interrupted" in (tmp_path / "report.md").read_text()
-
-
-@pytest.mark.skipif(not RESULTS, reason="no results")
-def test_pictures(tmp_path):
-    """Small, well-formed, and the same each time."""
-    from bench.report import pictures
-
-    for folder in "ab":
-        pictures.draw(made_up(), tmp_path / folder)
-    drawn = sorted((tmp_path / "a").glob("*.svg"))
-    assert [path.name for path in drawn] == ["batch.svg", "history.svg", "share.svg", "vocabulary.svg"]
-    for path in drawn:
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
-        assert path.stat().st_size < 80_000
-        xml.parse(path)
-
-
-def test_everybody_has_a_look():
-    from bench.cpu import contenders
-    from bench.report import pictures, tables
-
-    assert pictures.LOOKS.keys() == contenders.REGISTRY.keys() - {"read", "kernel"}
-    assert set(tables.PEERS) == contenders.REGISTRY.keys() - {"step", "read", "kernel", "sample"}
 
 
 def test_large_batches_are_not_for_everybody():
@@ -177,7 +139,7 @@ def test_decoding_without_the_model(monkeypatch):
     monkeypatch.setattr("pyllmdecode.cli.text.load_quietly", absent)
     made = decode.run(lambda share: None)
     assert "- SmolLM2: left out: model: the demo model is not installed" in parts.decode(made)
-    assert parts.lines("decode", made) and parts.summary({"decode": made}) == ""
+    assert parts.lines("decode", made) and parts.gain({"decode": made}) == ""
 
 
 def test_decoding_with_a_model(monkeypatch, one_thread):
@@ -199,12 +161,12 @@ def test_decoding_with_a_model(monkeypatch, one_thread):
         assert 0 < share["median"] < 100 and 0 < rate < 2e6 / row["model"]["p5"]
 
 
-@pytest.mark.skipif(not RESULTS, reason="no results")
+@pytest.mark.skipif(not made_up_cpu.WRITTEN, reason="no results")
 def test_report_from_results_alone(tmp_path):
     """Old results say what was not measured; new ones have it, with its picture."""
     from bench.report import files
 
-    written = made_up()
+    written = made_up_cpu.results()
     old, new = (
         files.write(results, tmp_path).read_text()
         for results in ({key: written[key] for key in ("machine", "results")}, written)
@@ -217,16 +179,36 @@ def test_report_from_results_alone(tmp_path):
     assert "| cpu | measured | 6000 | 1200000 | 9.1 |" in new
 
 
-@pytest.mark.skipif(not RESULTS, reason="no results")
+@pytest.mark.skipif(not made_up_cpu.WRITTEN, reason="no results")
 def test_the_rows_we_lose_are_shown():
     from bench.report import top
 
-    written = made_up()
+    written = made_up_cpu.results()
     group = next(one for one in written["results"] if one["group"] == "Sizes")
     group["rows"][0]["times"]["torch"]["median"] = 0.5
     text = top.block(written, None)
     assert f"**lost to torch: Sizes, {group['rows'][0]['point']}**" in text and "No other was faster" not in text
-    assert "Decoding with SmolLM2" in text and "missed: " in text
+    assert "missed: " in text
+
+
+@pytest.mark.skipif(not made_up_cpu.WRITTEN, reason="no results")
+def test_the_strongest_stand_in_the_table_at_the_top():
+    """The others that come nearest are in it, and what a token costs with the model."""
+    from bench.report import top
+
+    written = made_up_cpu.results()
+    rows = {(one["group"], row["point"]): row for one in written["results"] for row in one["rows"]}
+    row = rows["One row", "topk-topp float32 cold"]
+    lines = top.block(written, None).splitlines()
+    headings = next(line for line in lines if "µs a step" in line).strip("| ").split(" | ")
+    cells = next(line for line in lines if line.startswith("| top-k 50 and top-p 0.95 |")).strip("| ").split(" | ")
+    shown = dict(zip(headings, cells, strict=True))
+    for heading, name in {"torch with topk": "torch-topk", "llama.cpp": "llama.cpp"}.items():
+        expected = row["times"][name]["median"] / row["times"]["step"]["median"]
+        assert float(shown[f"{heading} ÷ ours"]) == pytest.approx(expected, rel=0.1)
+    assert written["machine"]["cpu"] in "\n".join(lines) and "one thread" in "\n".join(lines)
+    # Two tokens a second against thirty.
+    assert "| top-p 0.95, 1 row | 2.0 | 30.0 |  | -93 % |" in lines and any("Made-up" in line for line in lines)
 
 
 def test_report_says_who_was_not_tried():
