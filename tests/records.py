@@ -32,6 +32,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 # The largest double that still rounds to a finite float32, and the smallest that rounds above zero.
 LARGEST = math.nextafter(2.0**128 - 2.0**103, 0.0)
 SMALLEST = math.nextafter(2.0**-150, 1.0)
+LEAST = 2.2250738585072014e-308  # the least double that is not subnormal
 EVERYTHING = {
     "temperature": 0.5,
     "top_k": 7,

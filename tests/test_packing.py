@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import EVERYTHING, FLOAT32_MAX, FORMAT, LARGEST, NAMES, SMALLEST, unpack
+from records import EVERYTHING, FLOAT32_MAX, FORMAT, LARGEST, LEAST, NAMES, SMALLEST, unpack
 
 from pyllmdecode import tables
 from pyllmdecode.params import SamplingParams, pack, pack_rows
@@ -66,7 +66,14 @@ def test_pack_off_and_clipped():
     st.floats(-LARGEST, LARGEST),
 )
 def test_pack_numbers(temperature, top_p, min_p, repetition, penalty):
-    params = SamplingParams(temperature, 0, top_p, min_p, repetition, penalty, penalty)
+    params = SamplingParams(
+        temperature=temperature,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition,
+        presence_penalty=penalty,
+        frequency_penalty=penalty,
+    )
     record = unpack(pack(params, 5, []))
     if temperature == 0:
         assert record["scale"] == 0 and record["temperature"] == 0
@@ -79,7 +86,7 @@ def test_pack_numbers(temperature, top_p, min_p, repetition, penalty):
         assert record["top_p"] == 2**64 - 1
     else:
         assert record["top_p"] == round(Fraction(top_p) * 2**32) <= 2**32
-    assert record["min_p_log2"] == (np.float32(math.log2(min_p)) if min_p else -math.inf)
+    assert record["min_p_log2"] == (np.float32(math.log2(max(min_p, LEAST))) if min_p else -math.inf)
     with np.errstate(under="ignore"):
         assert record["repetition_penalty"] == np.float32(repetition)
         assert record["presence_penalty"] == record["frequency_penalty"] == np.float32(penalty)

@@ -109,7 +109,7 @@ VALUES = st.one_of(
     st.sampled_from([0.0, 1e-300, 1e-12, 0.1, 0.5, 2**-0.5, 1.0]),
 )
 def test_kept_set_is_the_contract(x, temperature, top_k, top_p, min_p):
-    params = SamplingParams(temperature, top_k, top_p, min_p)
+    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     row = torch.tensor(x, dtype=torch.float32)
     expected = exact_kept(x, params)
     assert kept_tokens(row, params).tolist() == expected
