@@ -6,6 +6,7 @@ from .backends.choice import Backend, backends
 from .output import RowError, SampleOutput
 from .params import SamplingParams
 from .sampler import Sampler
+from .seeding import seeds
 from .tables import BAD_HISTORY_ID, EMPTY_ROW, HISTORY_FULL, NAN_LOGITS
 
 __version__ = "0.1.0"
@@ -25,4 +26,5 @@ __all__ = [
     "process_logits",
     "reference",
     "sample",
+    "seeds",
 ]

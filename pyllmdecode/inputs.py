@@ -76,8 +76,8 @@ def check_logits(logits, name: str = "logits") -> None:
         )
 
 
-def check_params(params, batch: int, vocab: int) -> Sequence[SamplingParams]:
-    """`params` as a sequence of `batch` SamplingParams, whose ids are inside the vocabulary."""
+def check_params(params, batch: int, vocab: int) -> list[SamplingParams]:
+    """`params` as a list of `batch` SamplingParams, whose ids are inside the vocabulary."""
     if isinstance(params, SamplingParams):
         check_vocab(params, vocab)
         return [params] * batch
@@ -86,11 +86,14 @@ def check_params(params, batch: int, vocab: int) -> Sequence[SamplingParams]:
         raise TypeError(f"params: got {type(params).__name__}; accepted: {accepted}")
     if len(params) != batch:
         raise ValueError(f"params: got {len(params)} of them; accepted: {accepted}")
-    for row, one in enumerate(params):
+    rows = []  # each is asked for once: a sequence may make its elements, others every time
+    for row in range(batch):
+        one = params[row]
         if not isinstance(one, SamplingParams):
             raise TypeError(f"row {row}: params: got {type(one).__name__}; accepted: SamplingParams")
         check_vocab(one, vocab, row)
-    return params
+        rows.append(one)
+    return rows
 
 
 def draw_seeds(params: Sequence[SamplingParams]) -> list[int]:

@@ -1,9 +1,8 @@
 """Sampling parameters: what they accept (docs/contract.md, section 3) and how one row is packed for native code."""
 
+import functools
 import json
 import math
-import numbers
-import operator
 import struct
 from array import array
 from collections.abc import Iterable, Mapping, MutableSequence, Sequence
@@ -11,46 +10,67 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from .tables import NO_TOP_P, RECORD_FORMAT, RECORD_SIZE, TOP_P_BITS
+from . import checks, names
+from .checks import constant, float32_bits
+from .tables import NO_TOP_P, RECORD_FORMAT, RECORD_SIZE, top_p_units
 
 LOG2_E = 1.4426950408889634
 FLOAT32_MAX = float.fromhex("0x1.fffffep+127")
 INT32_MAX = 2**31 - 1
 
-_ID = "a token id >= 0"
-_INFINITE = 0x7F800000  # float32 bits
 _PACKED = RECORD_FORMAT.replace("f", "I")  # float32 fields are packed as their bits
 
 
-@dataclass(frozen=True)
+def _by_name(cls):
+    """A class whose constructor says of a name that it does not know what it is called here, or where it belongs."""
+    init = cls.__init__
+
+    @functools.wraps(init)
+    def __init__(self, *args, **given):
+        if args:
+            raise TypeError(f"SamplingParams: got {args[0]!r} without a name; accepted: fields by name, top_k=50 say")
+        _require_fields(given)
+        init(self, **given)
+
+    cls.__init__ = __init__
+    return cls
+
+
+@_by_name
+@dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """How one row is sampled; the defaults draw from the plain softmax. Stages and formulas: docs/contract.md.
 
     temperature: finite, >= 0; 0 is greedy.
-    top_k: keep the k largest and their ties; 0 or -1: off.
-    top_p: keep the smallest top set that holds this share of the mass, in (0, 1]; 1: off.
-    min_p: keep tokens at least this probable relative to the most probable one, in [0, 1]; 0: off.
+    top_k: keep the k largest and their ties; 0, -1 or None: off.
+    top_p: keep the smallest top set that holds this share of the mass, in (0, 1]; 1 or None: off.
+    min_p: keep tokens at least this probable relative to the most probable one, in [0, 1]; 0 or None: off.
     repetition_penalty: > 0, on every token of the history (Keskar et al. 2019); 1: off.
     presence_penalty, frequency_penalty: finite, on generated tokens only (OpenAI's rule); 0: off.
     no_repeat_ngram_size: ban tokens that would repeat an n-gram of this size; 0: off.
-    logit_bias: {token id: finite float}, kept as a tuple of pairs sorted by id.
+    logit_bias: {token id: float}, finite or -inf, which bans; kept as a tuple of pairs sorted by id.
     allowed_token_ids: nothing else can be drawn; an empty list allows nothing.
     bad_words_ids: non-empty sequences of ids that must not be completed.
     min_new_tokens, eos_token_ids: ban the eos ids (one id, or several) until so many tokens have been generated.
     seed: integer in [-2^63, 2^64), taken modulo 2^64; None: a fresh one is drawn.
 
-    Instances are immutable, hashable and picklable. Wrong values raise ValueError, wrong types TypeError.
+    Rows with the same seed and histories of one length draw with the same random bits, whatever their prompts:
+    `pyllmdecode.seeds` makes different seeds from one.
+
+    Fields are given by name. NumPy scalars and 0-d tensors are numbers; ids in logit_bias may be strings, as in JSON.
+    Instances are immutable, hashable and picklable; a subclass is checked as well, whatever it overrides. Wrong values
+    raise ValueError, wrong types and unknown names TypeError.
     """
 
     temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
+    top_k: int | None = 0
+    top_p: float | None = 1.0
+    min_p: float | None = 0.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     no_repeat_ngram_size: int = 0
-    logit_bias: Mapping[int, float] | tuple[tuple[int, float], ...] | None = None
+    logit_bias: Mapping[int | str, float] | tuple[tuple[int, float], ...] | None = None
     allowed_token_ids: Sequence[int] | None = None
     bad_words_ids: Sequence[Sequence[int]] | None = None
     min_new_tokens: int = 0
@@ -62,50 +82,104 @@ class SamplingParams:
     _largest_id = -1
     _text = "{}"  # what stands for these parameters in a graph, see `from_text`
 
+    @classmethod
+    def from_generation_config(cls, config) -> "SamplingParams":
+        """What transformers' `generate` would do with this configuration in each step.
+
+        config: a transformers.GenerationConfig, or a mapping of its fields. What it leaves open is as there: greedy
+        without do_sample=True, and top_k=50 with it. suppress_tokens become bad words. Fields that concern the
+        generation loop, such as max_new_tokens, are left to it.
+        ValueError for a field that would change the draw and is not offered, such as num_beams or typical_p, unless it
+        is at the value that turns it off, and for a min_length, as that depends on the prompt; TypeError for an unknown
+        one.
+        """
+        return cls(**names.from_generation_config(config, _NAMES))
+
+    @classmethod
+    def from_openai(cls, request: Mapping) -> "SamplingParams":
+        """The parameters in a request in the form of OpenAI's API, with what vLLM and SGLang add to it.
+
+        request: a mapping, such as the parsed JSON. None is as good as nothing. Fields that concern the generation
+        loop, such as messages, max_tokens, stop or n, are left to it.
+        ValueError for a field that would change the draw and is not offered, such as response_format, unless it is at
+        the value that turns it off; TypeError for an unknown one.
+        """
+        return cls(**names.from_openai(request, _NAMES))
+
     def __post_init__(self):
         def put(name, value):
             object.__setattr__(self, name, value)
 
-        put("temperature", _number("temperature", self.temperature, "a finite number >= 0", low=0.0))
-        put("top_k", _integer("top_k", self.top_k, "an integer >= -1", low=-1))
-        put("top_p", _number("top_p", self.top_p, "a number in (0, 1]", low=math.ulp(0.0), high=1.0))
-        put("min_p", _number("min_p", self.min_p, "a number in [0, 1]", low=0.0, high=1.0))
-        put("repetition_penalty", _float32("repetition_penalty", self.repetition_penalty, positive=True))
-        for name in ("presence_penalty", "frequency_penalty"):
-            put(name, _float32(name, getattr(self, name)))
-        for name in ("no_repeat_ngram_size", "min_new_tokens"):
-            put(name, _integer(name, getattr(self, name), "an integer >= 0"))
+        def given(name):
+            """None for one of the filters: off."""
+            value = getattr(self, name)
+            return _DEFAULTS[name] if value is None else value
 
-        put("logit_bias", _bias(self.logit_bias) or None)
+        put("temperature", checks.number("temperature", self.temperature, "a finite number >= 0", low=0.0))
+        put("top_k", checks.integer("top_k", given("top_k"), "an integer >= -1, or None", low=-1))
+        put("top_p", checks.number("top_p", given("top_p"), "a number in (0, 1], or None", low=checks.LEAST, high=1.0))
+        put("min_p", checks.number("min_p", given("min_p"), "a number in [0, 1], or None", low=0.0, high=1.0))
+        put("repetition_penalty", checks.factor("repetition_penalty", self.repetition_penalty))
+        for name in ("presence_penalty", "frequency_penalty"):
+            put(name, checks.float32(name, getattr(self, name)))
+        for name in ("no_repeat_ngram_size", "min_new_tokens"):
+            put(name, checks.integer(name, getattr(self, name), "an integer >= 0"))
+        for name, check in (
+            ("logit_bias", checks.biases),
+            ("bad_words_ids", checks.sequences),
+            ("eos_token_ids", checks.id_or_ids),
+        ):
+            if (value := getattr(self, name)) is not None:
+                put(name, check(name, value) or None)
         if self.allowed_token_ids is not None:  # an empty tuple stays: it allows nothing
-            put("allowed_token_ids", _ids("allowed_token_ids", self.allowed_token_ids))
-        put("bad_words_ids", _bad_words(self.bad_words_ids) or None)
-        eos = self.eos_token_ids
-        if eos is not None:
-            single = not isinstance(eos, bool) and hasattr(eos, "__index__") and not hasattr(eos, "__len__")
-            eos = _ids("eos_token_ids", (eos,) if single else eos)
-        put("eos_token_ids", eos or None)
+            put("allowed_token_ids", checks.ids("allowed_token_ids", self.allowed_token_ids))
         if self.seed is not None:
-            put("seed", _integer("seed", self.seed, "an integer in [-2^63, 2^64), or None", -(2**63), 2**64 - 1))
+            put("seed", checks.seed("seed", self.seed, f"{checks.SEED}, or None"))
 
         put("_largest_id", max([-1, *[max(ids) for _, ids in _id_lists(self) if ids]]))
         # Made now, because torch.compile can guard on what is there and on nothing that has yet to be computed.
-        given = {name: value for name, default in _DEFAULTS if (value := getattr(self, name)) != default}
-        put("_text", _to_json(given))
+        put("_text", _to_json({name: value for name in _NAMES if (value := getattr(self, name)) != _DEFAULTS[name]}))
 
-    def __reduce__(self):
-        # Through the constructor, so that a pickle carries neither the cache nor anything unchecked.
-        return type(self), tuple(getattr(self, field.name) for field in fields(self))
+    def __init_subclass__(cls, **options):
+        # Native code relies on the checks, so that they come last whatever a subclass overrides.
+        super().__init_subclass__(**options)
+        for name in ("__init__", "__post_init__"):
+            if name in vars(cls):
+                setattr(cls, name, _then_checked(vars(cls)[name]))
+
+    # A pickle carries the fields alone, and they are checked when it is read.
+    def __getstate__(self) -> dict:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def __setstate__(self, state: dict) -> None:
+        _require_fields(name for name in state if name not in self.__dataclass_fields__)
+        vars(self).update(state)
+        SamplingParams.__post_init__(self)
 
 
-_DEFAULTS = [(field.name, field.default) for field in fields(SamplingParams)]
+def _then_checked(function):
+    @functools.wraps(function)
+    def checked(self, *args, **given):
+        function(self, *args, **given)
+        SamplingParams.__post_init__(self)
+
+    return checked
+
+
+_DEFAULTS = {field.name: field.default for field in fields(SamplingParams)}
+_NAMES = list(_DEFAULTS)
 _encoder = json.JSONEncoder(separators=(",", ":"))
 
 
-def constant(function):
-    """torch.compiler.assume_constant_result, but for its import of the compiler, which takes a second."""
-    function._dynamo_marked_constant = True
-    return function
+def _require_fields(given: Iterable[str]) -> None:
+    for name in given:
+        if name not in _DEFAULTS:
+            raise TypeError(_advice(name))
+
+
+@constant
+def _advice(name: str) -> str:
+    return names.advice(name, _NAMES)
 
 
 @constant  # so that parameters can be made in a compiled function
@@ -146,7 +220,7 @@ def pack(params: SamplingParams, seed: int, lists: MutableSequence[int]) -> byte
     record = struct.pack(
         _PACKED,
         seed % 2**64,
-        NO_TOP_P if params.top_p == 1.0 else round(params.top_p * 2**TOP_P_BITS),
+        NO_TOP_P if params.top_p == 1.0 else top_p_units(params.top_p),
         temperature,
         *begins,
         *counts,
@@ -184,19 +258,6 @@ def pack_rows(rows: Sequence[SamplingParams], seeds: Sequence[int]) -> tuple[np.
     return records, np.array(lists, np.int32) if lists else np.zeros(1, np.int32)
 
 
-def float32_bits(value: float) -> int:
-    """The bits of float32(value), to nearest even; infinities beyond the range.
-
-    In integers, because the processor's own conversion loses subnormal results in a thread that flushes them to zero.
-    """
-    sign = (1 << 31) if math.copysign(1.0, value) < 0 else 0
-    if value == 0 or math.isinf(value):
-        return sign | (_INFINITE if value else 0)
-    exponent = max(math.frexp(value)[1] - 24, -149)
-    mantissa = round(math.ldexp(abs(value), -exponent))  # below 2^23: subnormal; 2^24 carries into the exponent
-    return sign | min(mantissa + ((exponent + 149) << 23), _INFINITE)
-
-
 def _id_lists(params: SamplingParams) -> list[tuple[str, Iterable[int]]]:
     bias, sequences = params.logit_bias or (), params.bad_words_ids or ()
     return [
@@ -216,74 +277,3 @@ def _flat_bias(pairs) -> list[int]:
 
 def _flat_sequences(sequences) -> list[int]:
     return [word for sequence in sequences for word in (len(sequence), *sequence)]
-
-
-def _number(name, value, accepted, low=-math.inf, high=math.inf) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: got {value!r} ({type(value).__name__}); accepted: {accepted}")
-    try:
-        result = float(value)
-    except OverflowError:
-        result = math.inf
-    if not (low <= result <= high and math.isfinite(result)):
-        raise ValueError(f"{name}: got {value!r}; accepted: {accepted}")
-    return result + 0.0  # -0.0 becomes 0.0
-
-
-def _float32(name, value, positive=False) -> float:
-    accepted = f"a finite number{' > 0' if positive else ''}, also as float32"
-    result = _number(name, value, accepted)
-    bits = float32_bits(result)
-    if bits & _INFINITE == _INFINITE or (positive and (bits == 0 or bits >> 31)):
-        raise ValueError(f"{name}: got {value!r}; accepted: {accepted}")
-    return result
-
-
-def _integer(name, value, accepted, low=0, high=None) -> int:
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        result = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}: got {value!r} ({type(value).__name__}); accepted: {accepted}") from None
-    if result < low or (high is not None and result > high):
-        raise ValueError(f"{name}: got {value!r}; accepted: {accepted}")
-    return result
-
-
-def _items(name, value, accepted) -> Iterable:
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        raise TypeError(f"{name}: got {value!r} ({type(value).__name__}); accepted: {accepted}")
-    return value
-
-
-def _ids(name, value) -> tuple[int, ...]:
-    items = _items(name, value, "a sequence of token ids >= 0")
-    return tuple(_integer(f"{name}[{index}]", token, _ID) for index, token in enumerate(items))
-
-
-def _bias(value) -> tuple[tuple[int, float], ...]:
-    if value is None:
-        return ()
-    accepted = "a mapping {token id: finite number}"
-    items = value.items() if isinstance(value, Mapping) else _items("logit_bias", value, accepted)
-    pairs = {}
-    for index, item in enumerate(items):
-        if not (isinstance(item, tuple) and len(item) == 2):
-            raise TypeError(f"logit_bias[{index}]: got {item!r} ({type(item).__name__}); accepted: {accepted}")
-        token = _integer(f"logit_bias[{index}]", item[0], _ID)
-        pairs[token] = _float32(f"logit_bias[{index}] (token id {token})", item[1])
-    return tuple(sorted(pairs.items()))
-
-
-def _bad_words(value) -> tuple[tuple[int, ...], ...]:
-    if value is None:
-        return ()
-    accepted = "a list of non-empty sequences of token ids"
-    sequences = []
-    for index, item in enumerate(_items("bad_words_ids", value, accepted)):
-        ids = _ids(f"bad_words_ids[{index}]", item)
-        if not ids:
-            raise ValueError(f"bad_words_ids[{index}]: got an empty sequence; accepted: {accepted}")
-        sequences.append(ids)
-    return tuple(sequences)

@@ -23,14 +23,13 @@ MASS_COEFFICIENTS = tuple(
 MASS_BITS = 40  # the mass of the row's maximum is 2^MASS_BITS
 MASS_MIN_EXPONENT = -41  # below this floor(y + 1/2) the mass is 0
 TOP_P_BITS = 32  # top_p is compared in units of 2^-TOP_P_BITS
-TOP_P_SLACK_BITS = 16  # a share counts as reached within 2^-16 of itself, and of its rest: see docs/contract.md, section 4
+TOP_P_SLACK_BITS = 16  # a share counts as reached within 2^-16 of itself and of the rest: contract, section 4
 
 
 def top_p_units(top_p: float) -> int:
     """The share of the mass that top-p wants, in units of 2^-32."""
     units = round(top_p * 2**TOP_P_BITS)
     return units - (min(units, 2**TOP_P_BITS - units) >> TOP_P_SLACK_BITS)
-
 
 
 # Philox4x32-10: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.

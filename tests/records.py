@@ -1,7 +1,9 @@
 """The packed record of SamplingParams, unpacked independently, and extreme values of its fields."""
 
+import bisect
 import math
 import struct
+from fractions import Fraction
 
 import numpy as np
 
@@ -32,6 +34,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 # The largest double that still rounds to a finite float32, and the smallest that rounds above zero.
 LARGEST = math.nextafter(2.0**128 - 2.0**103, 0.0)
 SMALLEST = math.nextafter(2.0**-150, 1.0)
+LEAST = 2.2250738585072014e-308  # the least double that is not subnormal
 EVERYTHING = {
     "temperature": 0.5,
     "top_k": 7,
@@ -48,6 +51,17 @@ EVERYTHING = {
     "eos_token_ids": [6, 8],
     "seed": -1,
 }
+
+
+def units_of(top_p):
+    """The share that top-p wants, in units of 2^-32, as docs/contract.md defines it."""
+    units = round(Fraction(top_p) * 2**32)
+    return units - min(units, 2**32 - units) // 2**16
+
+
+def share_of(units):
+    """The smallest top_p, times 2^32, that wants so many units: what is wanted never falls as top_p rises."""
+    return bisect.bisect_left(range(2**32 + 1), units, key=lambda share: units_of(share / 2**32))
 
 
 def unpack(record):

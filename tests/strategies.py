@@ -25,6 +25,7 @@ def sampling_params(draw, vocab: int) -> SamplingParams:
 
     ids = st.integers(0, vocab - 1)
     small = st.floats(-3, 3, width=32)
+    biases = st.one_of(st.floats(-50, 50, width=32), st.just(-INF))
     return SamplingParams(
         seed=draw(st.integers(0, 2**64 - 1)),
         **maybe("temperature", st.one_of(st.sampled_from([0.0, 1e-300, 1e-40, 1e39, 1e300]), st.floats(0, 5))),
@@ -35,7 +36,7 @@ def sampling_params(draw, vocab: int) -> SamplingParams:
         **maybe("presence_penalty", small),
         **maybe("frequency_penalty", small),
         **maybe("no_repeat_ngram_size", st.integers(0, 12)),
-        **maybe("logit_bias", st.dictionaries(ids, st.floats(-50, 50, width=32), max_size=8)),
+        **maybe("logit_bias", st.dictionaries(ids, biases, max_size=8)),
         **maybe("allowed_token_ids", st.lists(ids, max_size=2 * vocab)),
         **maybe("bad_words_ids", st.lists(st.lists(ids, min_size=1, max_size=4), max_size=5)),
         **maybe("min_new_tokens", st.integers(0, 20)),

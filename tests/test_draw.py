@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 import torch
 from cases import FLOAT32_MAX, INF, LISTS, assert_equal, draws, normal
+from records import share_of, units_of
 
 import pyllmdecode as pld
 from pyllmdecode import SamplingParams
@@ -48,7 +49,7 @@ def kept_masses(row, params):
     if params.top_p < 1:
         total = sum(masses[token] for token in x)
         above = {value: sum(masses[token] for token, other in x.items() if other > value) for value in set(x.values())}
-        share = round(params.top_p * 2**32)
+        share = units_of(params.top_p)
         x = {t: value for t, value in x.items() if value == maximum or above[value] << 32 < total * share}
     if params.min_p > 0:
         least = f32(math.log2(params.min_p))
@@ -128,15 +129,16 @@ def count_kept(backend, row, fields):
 
 @pytest.mark.parametrize("name", ["peaked", "flat", "levels"])
 def test_top_p_at_a_boundary(backend, name):
-    """The smallest share, in steps of 2^-32, for which a value no longer suffices: one step decides."""
+    """The largest share, in steps of 2^-32, for which a value no longer suffices: one step decides."""
     row, bounds, total = boundaries(name, 0.9)
     shares, expected = [], []
     for value, at_least in bounds:
         enough = (at_least << 32) // total  # the largest P with at_least * 2^32 >= total * P
-        for share in (enough - 1, enough, enough + 1):
+        last = share_of(enough + 1) - 1
+        for share in (last - 1, last, last + 1):
             if 0 < share < 2**32:
                 shares.append(share)
-                expected.append((value, share <= enough))
+                expected.append((value, share <= last))
     shares, expected = backend.some(shares, 18), backend.some(expected, 18)
     kept = count_kept(backend, row, [{"top_p": share / 2**32} for share in shares])
     counts = {value: int((row >= value).sum()) for value, _ in bounds}

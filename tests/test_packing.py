@@ -1,5 +1,6 @@
 """The packed record of SamplingParams against an independent unpacking."""
 
+import contextlib
 import math
 import struct
 import time
@@ -7,12 +8,15 @@ from array import array
 from fractions import Fraction
 
 import numpy as np
+import pytest
+import torch
+from cases import assert_same, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import EVERYTHING, FLOAT32_MAX, FORMAT, LARGEST, NAMES, SMALLEST, unpack
+from records import EVERYTHING, FLOAT32_MAX, FORMAT, LARGEST, LEAST, NAMES, SMALLEST, units_of, unpack
 
 from pyllmdecode import tables
-from pyllmdecode.params import SamplingParams, pack, pack_rows
+from pyllmdecode.params import SamplingParams, from_text, pack, pack_rows
 
 
 def test_pack_everything():
@@ -23,7 +27,7 @@ def test_pack_everything():
     assert list(lists) == [77, 4, bits[0], 9, bits[1], 5, 4, 9, 1, 1, 2, 2, 3, 6, 8]
     assert record == {
         "seed": 2**64 - 1,
-        "top_p": 2**30,
+        "top_p": 2**30 - 2**14,
         "temperature": 0.5,
         "bias_begin": 1,
         "allowed_begin": 5,
@@ -66,7 +70,14 @@ def test_pack_off_and_clipped():
     st.floats(-LARGEST, LARGEST),
 )
 def test_pack_numbers(temperature, top_p, min_p, repetition, penalty):
-    params = SamplingParams(temperature, 0, top_p, min_p, repetition, penalty, penalty)
+    params = SamplingParams(
+        temperature=temperature,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition,
+        presence_penalty=penalty,
+        frequency_penalty=penalty,
+    )
     record = unpack(pack(params, 5, []))
     if temperature == 0:
         assert record["scale"] == 0 and record["temperature"] == 0
@@ -78,8 +89,8 @@ def test_pack_numbers(temperature, top_p, min_p, repetition, penalty):
     if top_p == 1.0:
         assert record["top_p"] == 2**64 - 1
     else:
-        assert record["top_p"] == round(Fraction(top_p) * 2**32) <= 2**32
-    assert record["min_p_log2"] == (np.float32(math.log2(min_p)) if min_p else -math.inf)
+        assert record["top_p"] == units_of(top_p) <= 2**32
+    assert record["min_p_log2"] == (np.float32(math.log2(max(min_p, LEAST))) if min_p else -math.inf)
     with np.errstate(under="ignore"):
         assert record["repetition_penalty"] == np.float32(repetition)
         assert record["presence_penalty"] == record["frequency_penalty"] == np.float32(penalty)
@@ -113,3 +124,57 @@ def test_packing_a_batch_of_one_object_is_fast():
         pack_rows(rows, seeds)
         best = min(best, time.perf_counter() - start)
     assert best < 50e-6
+
+
+TINY = {
+    "temperature": {"temperature": 1e-310},
+    "temperature and top-p": {"temperature": 5e-324, "top_p": 1e-320},
+    "min_p": {"min_p": 1e-310},
+    "penalties": {"presence_penalty": 1e-310, "frequency_penalty": -1e-315},
+    "bias": {"logit_bias": {0: 1e-310, 1: 1e-40, 2: -5e-324}},
+}
+
+
+@pytest.fixture
+def flushed():
+    """A context in which this thread takes subnormal numbers for zeros."""
+
+    @contextlib.contextmanager
+    def context():
+        if not torch.set_flush_denormal(True):
+            pytest.skip("this processor cannot flush denormals")
+        try:
+            assert 5e-324 * float(len(TINY)) == 0.0  # it does
+            yield
+        finally:
+            torch.set_flush_denormal(False)
+
+    return context
+
+
+@pytest.mark.parametrize("fields", TINY.values(), ids=TINY)
+def test_flushed_subnormals_change_no_record(fields, flushed, native):
+    """Neither where parameters are made nor where they are packed, which is done once."""
+    logits = normal(4, 40)
+    fields = fields | {"seed": 3}
+    made = SamplingParams(**fields)
+    lists = array("i")
+    record = pack(made, 3, lists)
+    expected = native.sample(logits, made, top_logprobs=5, logprobs="processed")
+    first = SamplingParams(**fields)  # made here, packed there
+    with flushed():
+        second = SamplingParams(**fields)  # both there
+        for params in (first, second):
+            others = array("i")
+            assert (pack(params, 3, others), others) == (record, lists)
+            assert from_text(params._text)._text == made._text
+    for params in (first, second, from_text(second._text)):
+        assert params == made and params._text == made._text
+        assert_same(native.sample(logits, params, top_logprobs=5, logprobs="processed"), expected)
+
+
+def test_flushed_subnormals_are_refused_like_others(flushed):
+    with flushed():
+        for field, value in (("temperature", -5e-324), ("min_p", -1e-310), ("top_p", 0.0), ("top_p", -1e-310)):
+            with pytest.raises(ValueError, match=f"{field}: got"):
+                SamplingParams(**{field: value})

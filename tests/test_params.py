@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from records import EVERYTHING, LARGEST, SMALLEST, unpack
+from records import EVERYTHING, LARGEST, LEAST, SMALLEST, unpack
 
 from pyllmdecode.params import SamplingParams, check_vocab, pack
 
@@ -23,16 +23,16 @@ def test_defaults_and_field_order():
 @pytest.mark.parametrize(
     ("field", "values"),
     {
-        "temperature": [0, 0.0, 5e-324, 1.7e308, np.float32(0.7), np.float16(2), np.int32(3), Fraction(1, 3)],
-        "top_k": [-1, 0, 1, 2**40, np.int16(5), np.uint64(9)],
-        "top_p": [5e-324, 0.5, 1, 1.0, math.nextafter(1.0, 0.0), np.float32(0.9)],
-        "min_p": [0, 5e-324, 1, np.float64(0.1)],
-        "repetition_penalty": [SMALLEST, 1, LARGEST, np.float32(1.1)],
+        "temperature": [0, 0.0, LEAST, 1.7e308, np.float32(0.7), np.float16(2), np.int32(3), Fraction(1, 3)],
+        "top_k": [-1, 0, 1, 2**40, np.int16(5), np.uint64(9), np.array(4), torch.tensor(3, dtype=torch.int16)],
+        "top_p": [LEAST, 0.5, 1, 1.0, math.nextafter(1.0, 0.0), np.float32(0.9), torch.tensor(0.25)],
+        "min_p": [0, LEAST, 1, np.float64(0.1), np.array(0.5), torch.tensor(0.5, dtype=torch.bfloat16)],
+        "repetition_penalty": [SMALLEST, 1, LARGEST, np.float32(1.1), torch.tensor(2)],
         "presence_penalty": [-LARGEST, 0, LARGEST, np.int8(-2)],
         "frequency_penalty": [-LARGEST, 0, LARGEST],
         "no_repeat_ngram_size": [0, 1, 2**70],
         "min_new_tokens": [0, 1, 2**70],
-        "seed": [-(2**63), -1, 0, 2**64 - 1, np.uint64(2**64 - 1), np.int64(-5)],
+        "seed": [-(2**63), -1, 0, 2**64 - 1, np.uint64(2**64 - 1), np.int64(-5), torch.tensor(-(2**63))],
     }.items(),
 )
 def test_accepted_scalars(field, values):
@@ -42,18 +42,41 @@ def test_accepted_scalars(field, values):
         assert type(stored) is (float if isinstance(getattr(SamplingParams(), field), float) else int)
 
 
+@pytest.mark.parametrize("field", ["temperature", "top_p", "min_p", "presence_penalty"])
+@pytest.mark.parametrize("value", [5e-324, 1e-310, math.nextafter(LEAST, 0.0)])
+def test_subnormal_numbers_count_as_the_least_normal_one(field, value):
+    assert getattr(SamplingParams(**{field: value}), field) == LEAST
+    if field == "presence_penalty":
+        assert getattr(SamplingParams(**{field: -value}), field) == -LEAST
+    else:
+        with pytest.raises(ValueError, match=f"{field}: got -"):
+            SamplingParams(**{field: -value})
+
+
+def test_none_is_off():
+    for field in ("top_k", "top_p", "min_p"):
+        params = SamplingParams(**{field: None})
+        assert params == SamplingParams() and getattr(params, field) is not None
+
+
 @pytest.mark.parametrize(
     ("field", "given_value", "normal"),
     [
         ("logit_bias", {5: 1, 2: np.float32(0.5)}, ((2, 0.5), (5, 1.0))),
         ("logit_bias", ((5, 1.0), (2, 0.5)), ((2, 0.5), (5, 1.0))),
         ("logit_bias", {np.int64(5): LARGEST}, ((5, LARGEST),)),
+        ("logit_bias", {"42": 1, 7: torch.tensor(2.0), "7000": -1}, ((7, 2.0), (42, 1.0), (7000, -1.0))),
+        ("logit_bias", {5: -math.inf, 6: np.float32(-math.inf)}, ((5, -math.inf), (6, -math.inf))),
         ("logit_bias", {}, None),
         ("allowed_token_ids", [3, 1], (3, 1)),
         ("allowed_token_ids", [], ()),
         ("allowed_token_ids", np.arange(3), (0, 1, 2)),
         ("allowed_token_ids", torch.tensor([4, 0]), (4, 0)),
         ("allowed_token_ids", range(2), (0, 1)),
+        ("allowed_token_ids", [torch.tensor(3), np.uint8(1)], (3, 1)),
+        ("bad_words_ids", torch.tensor([[1, 2], [3, 4]]), ((1, 2), (3, 4))),
+        ("eos_token_ids", torch.tensor(7), (7,)),
+        ("eos_token_ids", np.array(7), (7,)),
         ("bad_words_ids", [[1], (2, 3)], ((1,), (2, 3))),
         ("bad_words_ids", [], None),
         ("eos_token_ids", 7, (7,)),
@@ -70,10 +93,10 @@ def test_accepted_lists(field, given_value, normal):
         assert all(type(token) is int for token in getattr(params, field) or ())
 
 
-TEMPERATURE, TOP_K = "a finite number >= 0", "an integer >= -1"
+TEMPERATURE, TOP_K = "a finite number >= 0", "an integer >= -1, or None"
 
 
-TOP_P, MIN_P = "a number in (0, 1]", "a number in [0, 1]"
+TOP_P, MIN_P = "a number in (0, 1], or None", "a number in [0, 1], or None"
 
 
 FLOAT32, POSITIVE = "a finite number, also as float32", "a finite number > 0, also as float32"
@@ -82,10 +105,16 @@ FLOAT32, POSITIVE = "a finite number, also as float32", "a finite number > 0, al
 COUNT, SEED, ID = "an integer >= 0", "an integer in [-2^63, 2^64), or None", "a token id >= 0"
 
 
-IDS, PAIRS = "a sequence of token ids >= 0", "a mapping {token id: finite number}"
+IDS, PAIRS = "a sequence of token ids >= 0", "a mapping {token id: bias}"
+
+
+BIAS = "a finite number, also as float32, or -inf"
 
 
 SEQUENCES = "a list of non-empty sequences of token ids"
+
+
+META = torch.tensor(1.0, device="meta")  # has no value
 
 
 WRONG_VALUES = [
@@ -103,10 +132,10 @@ WRONG_VALUES = [
 
 
 WRONG_TYPES = [
-    ("temperature", ["1", None, True, 1j, [1.0], np.bool_(True)], TEMPERATURE),
-    ("top_k", [1.0, "1", None, True, np.float32(2), np.bool_(False)], TOP_K),
-    ("top_p", ["0.9", None, True], TOP_P),
-    ("min_p", ["0.1", None, False], MIN_P),
+    ("temperature", ["1", None, True, 1j, [1.0], np.bool_(True), torch.tensor([1.0]), META], TEMPERATURE),
+    ("top_k", [1.0, "1", True, np.float32(2), np.bool_(False), torch.tensor(True), torch.tensor(1.0)], TOP_K),
+    ("top_p", ["0.9", True, torch.tensor(False)], TOP_P),
+    ("min_p", ["0.1", False], MIN_P),
     ("repetition_penalty", ["1", None, True], POSITIVE),
     ("presence_penalty", ["1", None, True], FLOAT32),
     ("frequency_penalty", ["1", None, True], FLOAT32),
@@ -114,17 +143,27 @@ WRONG_TYPES = [
     ("min_new_tokens", [1.5, None, True], COUNT),
     ("seed", [1.5, "1", True], SEED),
     ("logit_bias", [5, "ab", 1.5, b"ab"], PAIRS),
-    ("allowed_token_ids", [5, "12", {1: 2}, b"12"], IDS),
+    ("allowed_token_ids", [5, "12", {1: 2}, b"12", torch.tensor(5)], IDS),
     ("bad_words_ids", [5, "12", {1: 2}], SEQUENCES),
     ("eos_token_ids", [1.5, "12", True], IDS),
 ]
 
 
 WRONG_ELEMENTS = [
-    (ValueError, "logit_bias", {3: 1.0, 4: math.nan}, f"logit_bias[1] (token id 4): got nan; accepted: {FLOAT32}"),
-    (ValueError, "logit_bias", {4: 1e39}, f"logit_bias[0] (token id 4): got 1e+39; accepted: {FLOAT32}"),
+    (ValueError, "logit_bias", {3: 1.0, 4: math.nan}, f"logit_bias[1] (token id 4): got nan; accepted: {BIAS}"),
+    (ValueError, "logit_bias", {4: 1e39}, f"logit_bias[0] (token id 4): got 1e+39; accepted: {BIAS}"),
     (ValueError, "logit_bias", {-4: 1.0}, f"logit_bias[0]: got -4; accepted: {ID}"),
-    (TypeError, "logit_bias", {4: "1"}, f"logit_bias[0] (token id 4): got '1' (str); accepted: {FLOAT32}"),
+    (TypeError, "logit_bias", {4: "1"}, f"logit_bias[0] (token id 4): got '1' (str); accepted: {BIAS}"),
+    (ValueError, "logit_bias", {4: math.inf}, f"logit_bias[0] (token id 4): got inf; accepted: {BIAS}"),
+    (ValueError, "logit_bias", {4: -1e39}, f"logit_bias[0] (token id 4): got -1e+39; accepted: {BIAS}"),
+    (
+        ValueError,
+        "logit_bias",
+        {4: 1, "4": 2},
+        "logit_bias[1]: got token id 4 a second time; accepted: one bias for each",
+    ),
+    (TypeError, "logit_bias", {"-4": 1.0}, f"logit_bias[0]: got '-4' (str); accepted: {ID}"),
+    (TypeError, "logit_bias", {"the": 1.0}, f"logit_bias[0]: got 'the' (str); accepted: {ID}"),
     (TypeError, "logit_bias", {1.5: 1.0}, f"logit_bias[0]: got 1.5 (float); accepted: {ID}"),
     (TypeError, "logit_bias", {True: 1.0}, f"logit_bias[0]: got True (bool); accepted: {ID}"),
     (TypeError, "logit_bias", [1, 2], f"logit_bias[0]: got 1 (int); accepted: {PAIRS}"),

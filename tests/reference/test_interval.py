@@ -8,6 +8,7 @@ import torch
 from cases import INF, NAN
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from records import share_of, units_of
 from rows import EMPTY, floats, normal, one_row, processed
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
@@ -86,7 +87,7 @@ def exact_kept(x, params):
         total = sum(m for m, keep in zip(mass, left, strict=True) if keep)
         for token, value in enumerate(x):
             above = sum(m for m, other, keep in zip(mass, x, left, strict=True) if keep and other > value)
-            kept[token] &= value == max(x) or above * 2**32 < total * round(params.top_p * 2**32)
+            kept[token] &= value == max(x) or above * 2**32 < total * units_of(params.top_p)
     if params.min_p > 0:
         kept = [keep and bits >= float(np.float32(math.log2(params.min_p))) for keep, bits in zip(kept, y, strict=True)]
     return kept
@@ -109,7 +110,7 @@ VALUES = st.one_of(
     st.sampled_from([0.0, 1e-300, 1e-12, 0.1, 0.5, 2**-0.5, 1.0]),
 )
 def test_kept_set_is_the_contract(x, temperature, top_k, top_p, min_p):
-    params = SamplingParams(temperature, top_k, top_p, min_p)
+    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     row = torch.tensor(x, dtype=torch.float32)
     expected = exact_kept(x, params)
     assert kept_tokens(row, params).tolist() == expected
@@ -124,7 +125,7 @@ def test_top_p_on_the_boundary():
     x, temperature = floats(0.0, -1.0, -2.0, -2.0), math.log2(math.e)  # one unit of x is one octave
     fields = {"temperature": temperature}
     assert masses(x, temperature).tolist() == [2**40, 2**39, 2**38, 2**38]
-    for p, kept in [(0.1, 1), (0.5, 1), (0.5 + 2**-30, 2), (0.75, 2), (0.75 + 2**-30, 4), (1.0, 4)]:
+    for p, kept in [(0.1, 1), (0.5, 1), (0.5 + 2**-16, 2), (0.75, 2), (0.75 + 2**-17, 4), (1.0, 4)]:
         assert one_row(x, top_p=p, **fields).kept.item() == kept
     assert one_row(torch.zeros(4), top_p=0.5).kept.item() == 4
     assert one_row(floats(0.0, -0.0, -1.0), top_p=0.1).kept.item() == 2
@@ -143,9 +144,39 @@ def test_top_p_is_exact_to_the_last_of_128_bits():
         excess = (first + second) * least - first * 2**32
         if excess < 2**32:  # too small to be seen without the low 32 bits of the products
             found += 1
-            kept = [kept_tokens(x, SamplingParams(top_p=p / 2**32)).sum().item() for p in (least - 1, least)]
+            share = share_of(least)
+            kept = [kept_tokens(x, SamplingParams(top_p=p / 2**32)).sum().item() for p in (share - 1, share)]
             assert kept == [1, 2]
     assert found > 5
+
+
+REACHED = [  # probabilities, top_p, how many tokens that keeps
+    ([0.5, 0.3, 0.1, 0.1], 0.8, 2),  # in everybody's documentation, and in transformers' own tests
+    ([0.1, 0.5, 0.1, 0.3], 0.8, 2),
+    ([0.4, 0.3, 0.2, 0.1], 0.7, 2),
+    ([0.4, 0.3, 0.2, 0.1], 0.9, 3),
+    ([0.7, 0.2, 0.1], 0.7, 1),
+    ([0.6, 0.25, 0.15], 0.85, 2),
+    ([0.5, 0.3, 0.1, 0.1], 0.80001, 4),  # the other two are tied
+    ([0.5, 0.3, 0.15, 0.05], 0.80001, 3),
+    ([1 - 2**-20, 2**-21, 2**-21], 1 - 2**-20, 1),
+    ([1 - 2**-20, 2**-21, 2**-21], 1 - 2**-21, 3),
+]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0])
+@pytest.mark.parametrize("probabilities, p, kept", REACHED)
+def test_shares_that_are_reached_exactly(probabilities, p, kept, temperature):
+    """Sums of shares that come to top_p are enough, as far as float32 logits hold the shares."""
+    tried = 0
+    for shift in (0.0, 0.3, 11.3, -40.0, 1000.0):
+        x = (np.log(np.array(probabilities)) * temperature + shift).astype(np.float32)
+        shares = np.exp((x.astype(np.float64) - shift) / temperature)
+        if np.abs(shares / probabilities - 1).max() > 2e-7:
+            continue  # rounded, they are logits of other probabilities
+        tried += 1
+        assert kept_tokens(torch.from_numpy(x), SamplingParams(top_p=p, temperature=temperature)).sum() == kept
+    assert tried
 
 
 @settings(max_examples=100, deadline=None)
@@ -155,7 +186,7 @@ def test_top_p_against_float64(seed, p):
     order = x.argsort(descending=True)
     above = x.double().softmax(0)[order].cumsum(0) - x.double().softmax(0)[order]
     kept = kept_tokens(x, SamplingParams(top_p=p))[order]
-    assert (kept == (above < p)).logical_or((above - p).abs() < 1e-6).all()
+    assert (kept == (above < p)).logical_or((above - p).abs() < 1e-6 + min(p, 1 - p) * 2**-16).all()
 
 
 def test_greedy():
