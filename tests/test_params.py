@@ -160,7 +160,7 @@ WRONG_ELEMENTS = [
         ValueError,
         "logit_bias",
         {4: 1, "4": 2},
-        "logit_bias[1]: got token id 4 a second time; accepted: one bias for each",
+        "logit_bias[1]: got token id 4 a second time; accepted: once",
     ),
     (TypeError, "logit_bias", {"-4": 1.0}, f"logit_bias[0]: got '-4' (str); accepted: {ID}"),
     (TypeError, "logit_bias", {"the": 1.0}, f"logit_bias[0]: got 'the' (str); accepted: {ID}"),
