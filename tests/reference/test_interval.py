@@ -172,7 +172,7 @@ def test_shares_that_are_reached_exactly(probabilities, p, kept, temperature):
     for shift in (0.0, 0.3, 11.3, -40.0, 1000.0):
         x = (np.log(np.array(probabilities)) * temperature + shift).astype(np.float32)
         shares = np.exp((x.astype(np.float64) - shift) / temperature)
-        if np.abs(shares / probabilities - 1).max() > 2e-7:
+        if np.abs(shares / probabilities - 1).max() > 2e-6:
             continue  # rounded, they are logits of other probabilities
         tried += 1
         assert kept_tokens(torch.from_numpy(x), SamplingParams(top_p=p, temperature=temperature)).sum() == kept
