@@ -14,6 +14,7 @@ SEED = "an integer in [-2^63, 2^64)"
 _LARGEST = float.fromhex("0x1.fffffffffffffp+1023")
 _ID = "a token id >= 0"
 _PAIRS = "a mapping {token id: bias}"
+_bits, _NO_BITS = struct.Struct("d").pack, bytes(8)
 
 
 def constant(function):
@@ -38,7 +39,7 @@ def float32_bits(value: float) -> int:
 def number(name: str, value, accepted: str, low: float = -_LARGEST, high: float = _LARGEST) -> float:
     """A number of any kind in [low, high]; neither -0.0 nor subnormal, so that it is the same to every thread."""
     plain = _plain(value)
-    if isinstance(plain, bool) or not isinstance(plain, numbers.Real):
+    if type(plain) is not float and (isinstance(plain, bool) or not isinstance(plain, numbers.Real)):
         raise TypeError(_got(name, value, accepted, kind=True))
     try:
         result = float(plain)
@@ -143,7 +144,7 @@ def _plain(value):
 
 @constant
 def _is_zero(value: float) -> bool:
-    return struct.pack("d", abs(value)) == bytes(8)  # by its bits: to some threads a subnormal == 0
+    return _bits(abs(value)) == _NO_BITS  # and not by ==, as to some threads a subnormal == 0
 
 
 def _items(name: str, value, accepted: str) -> Iterable:
