@@ -5,6 +5,7 @@ where it serves. Those on GPUs are imported when somebody asks for them, as that
 """
 
 import functools
+import warnings
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -38,7 +39,7 @@ def choose(name: str, device: torch.device) -> str:
         raise ValueError("logits: got a tensor on the meta device, which holds no values; accepted: one that does")
     if name == "auto":
         if device.type == "cpu":
-            return "cpu" if cpu.is_loaded() else "reference"
+            return "cpu" if cpu.is_loaded() else _reference_instead()
         serve = (one for one in ON_GPUS if device.type == "cuda" and _state(one) and _why_not_on(one, device) is None)
         return next(serve, "reference")
     if not isinstance(name, str):
@@ -54,6 +55,13 @@ def choose(name: str, device: torch.device) -> str:
     if reason is not None:
         raise ValueError(f"backend: {name!r} {reason}")
     return name
+
+
+@functools.cache
+def _reference_instead() -> str:
+    """Says so once, as it is a thousand times slower."""
+    warnings.warn(f"backend 'auto' is the plain PyTorch reference here. {cpu.why_not()}", RuntimeWarning, stacklevel=4)
+    return "reference"
 
 
 def module(name: str) -> ModuleType:
