@@ -55,7 +55,7 @@ class Kernel(Step):
 
     def before(self, logits: Tensor, which: int) -> None:
         super().before(logits, which)
-        self.arguments = (cpu.describe_logits(logits), *self.recorded[which][1:])
+        self.arguments = (logits.data_ptr(), *self.recorded[which][1:])
 
     def call(self, logits: Tensor, which: int, _step=state_cpu._step) -> Tensor:
         _step(*self.arguments)

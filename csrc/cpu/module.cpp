@@ -108,12 +108,16 @@ PYBIND11_MODULE(_cpu, m) {
           const release unlocked;
           pld::process_logits(logits_of(logits), requests_of(requests), at<float>(out), out_stride, threads);
         });
-  m.def("step", [](const LogitsTuple& logits, const PySlots& state, Address slots, Address uniforms,
-                   const OutputsTuple& out, int threads) {
-    require_memory(logits);
-    require_memory(out, std::get<2>(logits));
+  // Numbers one by one, which are quicker to take than tuples of them: of all calls this one is made for every token.
+  m.def("step", [](Address logits, int dtype, int64_t rows, int64_t vocab, int64_t stride, const PySlots& state,
+                   Address slots, Address uniforms, Address token_ids, Address kept, Address status, Address logprobs,
+                   Address top_ids, Address top_logprobs, int mode, int64_t top, int threads) {
+    const OutputsTuple out{token_ids, kept, status, logprobs, top_ids, top_logprobs, mode, top};
+    require_memory(logits, rows * vocab, "logits");
+    require_memory(out, rows);
     const release unlocked;
-    pld::step(logits_of(logits), state, at<int64_t>(slots), at<uint64_t>(uniforms), outputs_of(out), threads);
+    pld::step({at<void>(logits), pld::DType(dtype), rows, vocab, stride}, state, at<int64_t>(slots),
+              at<uint64_t>(uniforms), outputs_of(out), threads);
   });
   m.def(
       "read",

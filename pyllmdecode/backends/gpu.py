@@ -52,11 +52,11 @@ class ReusedOutputs:
     def __init__(self, device: torch.device):
         self.device, self.last = device, None
 
-    @torch.inference_mode(False)  # whose tensors could not be used outside it
     def __call__(self, rows: int) -> Outputs:
         last, places = self.last or (None, None)
         if last is None or last.rows != rows or _places(last) != places:
-            last = Outputs(rows, self.device)
+            with torch.inference_mode(False):  # whose tensors could not be used outside it
+                last = Outputs(rows, self.device)
             self.last = last, _places(last)
         return last
 

@@ -12,7 +12,7 @@ from ..params import SamplingParams, pack_rows
 from ..tables import BAD_HISTORY_ID, RECORD_SIZE
 from . import cpu
 
-_step, _threads = cpu._cpu.step, torch.get_num_threads
+_step, _threads, _dtypes = cpu._cpu.step, torch.get_num_threads, cpu.DTYPES
 
 
 class State:
@@ -73,9 +73,18 @@ class State:
             address = index.ctypes.data
             self.selection = rows, index, address
         output = self.outputs(len(rows), logprobs, top)
-        bits = 0 if uniforms is None else uniforms.ctypes.data
-        addresses = cpu.addresses(output, logprobs, top)
-        _step(cpu.describe_logits(logits), self.native, address, bits, addresses, _threads())
+        _step(
+            logits.data_ptr(),
+            _dtypes[logits.dtype],
+            len(rows),
+            self.vocab_size,
+            logits.stride(0),
+            self.native,
+            address,
+            0 if uniforms is None else uniforms.ctypes.data,
+            *cpu.addresses(output, logprobs, top),
+            _threads(),
+        )
         return output
 
     def _set_params(self, slot: int, params: SamplingParams, seed: int) -> None:
