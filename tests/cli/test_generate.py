@@ -13,7 +13,8 @@ from pyllmdecode.cli.text import TextStream, to_text
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
-from pyllmdecode.cli.generate import _store, generate, load_model  # noqa: E402
+from pyllmdecode.cli.generate import generate  # noqa: E402
+from pyllmdecode.cli.models import _store, load_model  # noqa: E402
 
 GREEDY = pld.SamplingParams(temperature=0.0)
 PROMPTS = ["a", "The quick brown fox", "日本語 text", "x = 1\n"]
