@@ -57,6 +57,10 @@ def _run(parser, args: argparse.Namespace) -> int:
     if args.command == "demo":
         from .demo import run
 
+        try:
+            _require_positive(max_new_tokens=args.max_new_tokens)
+        except ValueError as error:
+            parser.fail(str(error), 2)
         return run(args.max_new_tokens, full=args.full)
     return _generate(parser, args)
 
@@ -118,15 +122,19 @@ def _checked(args: argparse.Namespace) -> tuple[pld.SamplingParams, list[str]]:
     import torch
 
     params = sampling_params(args)
-    for name, value in (("max_new_tokens", args.max_new_tokens), ("n", args.n), ("batch_size", args.batch_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: got {value}; accepted: an integer of at least 1")
+    _require_positive(max_new_tokens=args.max_new_tokens, n=args.n, batch_size=args.batch_size)
     for index, stop in enumerate(args.stop):
         require_text(f"stop[{index}]", stop)
         if not stop:
             raise ValueError(f"stop[{index}]: got {stop!r}; accepted: a text that is not empty")
     choose(args.backend, torch.device("cpu"))
     return params, read_prompts(args.prompt, args.prompt_file)
+
+
+def _require_positive(**values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: got {value}; accepted: an integer of at least 1")
 
 
 def _requests(tokenizer, prompts, ids, params: pld.SamplingParams, args: argparse.Namespace) -> Iterator[Request]:

@@ -123,7 +123,7 @@ def encode(tokenizer, index: int, prompt: str | Sequence[int]) -> list[int]:
     """The token ids of a prompt, at least one: where it has none, the one that begins a text."""
     ids = list(tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt)
     if not ids and tokenizer.bos_token_id is None:
-        raise ValueError(f"prompts[{index}]: got no tokens ({prompt!r}); accepted: at least one")
+        raise ValueError(f"prompts[{index}]: got no tokens; accepted: at least one")
     return ids or [tokenizer.bos_token_id]
 
 
