@@ -32,7 +32,8 @@ class _Parser(argparse.ArgumentParser):
         self.fail(message, 2)
 
     def fail(self, message: str, status: int) -> typing.NoReturn:
-        self.exit(status, f"{self.prog}: error: {' '.join(message.split())}\n")
+        line = " ".join(message.split()).encode(errors="backslashreplace").decode()
+        self.exit(status, f"{self.prog}: error: {line}\n")
 
 
 def make_parser() -> _Parser:

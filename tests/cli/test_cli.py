@@ -121,9 +121,10 @@ def test_help_has_a_line_and_the_default_of_every_field(capsys):
         assert "(default: " in line and (field.default is None or f"(default: {field.default})" in line), line
 
 
-def test_version():
-    result = run("--version")
-    assert (result.returncode, result.stdout, result.stderr) == (0, f"pyllmdecode {pld.__version__}\n", "")
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"pyllmdecode {pld.__version__}\n"
 
 
 @pytest.mark.parametrize(
