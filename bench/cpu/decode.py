@@ -32,7 +32,7 @@ class Text(Case):
 def run(tick) -> dict:
     """-> {"rows": [...]}, or {"rows": [], "left_out": {"model": why}} where there is no model."""
     try:
-        from pyllmdecode.cli.text import load_quietly
+        from pyllmdecode.cli.models import load_quietly
 
         model, _ = load_quietly()
     except (ImportError, FileNotFoundError) as why:

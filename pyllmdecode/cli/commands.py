@@ -1,155 +1,153 @@
 """The command `pyllmdecode`: generate text, say what is built, run the demo."""
 
 import argparse
-import dataclasses
 import importlib.metadata
-import importlib.util
+import itertools
 import os
 import platform
-import re
+import secrets
 import sys
-import types
-import typing
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pyllmdecode as pld
+from pyllmdecode.backends.choice import choose
+from pyllmdecode.params import check_vocab
 
-from .text import TextStream, load_quietly, prompt_ids, to_text
+from .options import make_parser, sampling_params
+from .prompts import read_prompts, require_text
+from .text import TextStream, prompt_ids
+from .writer import Output, Request, Writer, note
 
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> typing.NoReturn:
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+SEED_BITS = 48  # what readers of JSON that take every number for a float64 keep, with room for further texts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (None: those of the process); the exit status."""
-    parser = _Parser(prog="pyllmdecode", description="One fused decoding step for language models, exact to the bit.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_generate(commands)
-    commands.add_parser("info", help="versions, what is built, instruction sets, backends")
-    demo = commands.add_parser("demo", help="a real model with and without the repetition filters, and what they cost")
-    demo.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="per text (default: %(default)s)")
-    demo.add_argument("--full", action="store_true", help="print the texts whole, not their first lines")
-    args = parser.parse_args(argv)
+    parser = make_parser()
+    if sys.stdout is None:
+        parser.fail("output: standard output is closed; accepted: an open one", 1)
     try:
-        if args.command == "info":
-            return _info()
-        if args.command == "demo":
-            from .demo import run
-
-            return run(args.max_new_tokens, full=args.full)
-        return _generate(parser, args)
+        try:
+            return _run(parser, parser.parse_args(argv))
+        finally:
+            sys.stdout.flush()  # here, where an error can still be told
     except KeyboardInterrupt:
-        print(file=sys.stderr)
+        note("")
         return 130
-    except BrokenPipeError:  # as in `| head`; what Python would still flush at exit goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # as in `| head`
+        _discard_output()
         return 141
+    except UnicodeEncodeError as error:
+        parser.fail(f"output: {error}; accepted: a terminal in UTF-8 (PYTHONIOENCODING=utf-8)", 1)
+    except OSError as error:
+        _discard_output()
+        parser.fail(f"output: cannot be written: {error.strerror or error}", 1)
 
 
-def _add_generate(commands) -> None:
-    parser = commands.add_parser("generate", help="continue prompts with a language model")
-    add = parser.add_argument
-    add("--prompt", nargs="+", action="extend", required=True, metavar="TEXT", help="one or several, as one batch")
-    add("--model", metavar="FOLDER", help="a local model: transformers' format or GGUF (default: the demo model)")
-    add("--max-new-tokens", type=int, default=128, metavar="N", help="at most so many tokens (default: %(default)s)")
-    add("--backend", default="auto", metavar="B", help="one of those that `pyllmdecode info` lists (default: auto)")
-    add("--no-stream", action="store_true", help="print a text when it is finished, not token by token")
-    add("--chat", action="store_true", help="put each prompt into the chat template of the model's tokenizer")
-    group = parser.add_argument_group("sampling parameters", "As in SamplingParams; see docs/contract.md.")
-    texts = _field_texts()
-    for name, hint in typing.get_type_hints(pld.SamplingParams).items():
-        options = _option(name, hint)
-        group.add_argument("--" + name.replace("_", "-"), help=texts.get(name), default=argparse.SUPPRESS, **options)
+def _discard_output() -> None:
+    """What Python would still flush at exit goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _option(name: str, hint: object) -> dict:
-    """How a field of SamplingParams is read from the command line: a scalar by its type, anything else as ids."""
-    if name == "logit_bias":
-        return {"nargs": "+", "action": "extend", "type": _bias_pair, "metavar": "ID=VALUE"}
-    if name == "bad_words_ids":
-        return {"nargs": "+", "action": "extend", "type": _id_sequence, "metavar": "ID,ID"}
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    kinds = [kind for kind in (typing.get_args(hint) if union else (hint,)) if kind is not type(None)]
-    if kinds == [bool]:
-        return {"action": argparse.BooleanOptionalAction}
-    if kinds in ([int], [float], [str]):
-        return {"type": kinds[0], "metavar": {int: "N", float: "X", str: "TEXT"}[kinds[0]]}
-    return {"nargs": "*", "action": "extend", "type": int, "metavar": "ID"}
+def _run(parser, args: argparse.Namespace) -> int:
+    if args.command == "info":
+        return _info()
+    if args.command == "demo":
+        from .demo import run
+
+        try:
+            _require_positive(max_new_tokens=args.max_new_tokens)
+        except ValueError as error:
+            parser.fail(str(error), 2)
+        return run(args.max_new_tokens, full=args.full)
+    return _generate(parser, args)
 
 
-def _bias_pair(text: str) -> tuple[int, float]:
-    token, equals, bias = text.partition("=")
+def _generate(parser, args: argparse.Namespace) -> int:
     try:
-        if equals:
-            return int(token), float(bias)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"got {text!r}; accepted: ID=VALUE, as in 42=-1.5")
+        params, prompts = _checked(args)
 
+        from .generate import encode, generate, new_tokens
+        from .models import loading_demo, open_model, quietly
 
-def _id_sequence(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}; accepted: ids with commas between them, as in 1,2,3") from None
-
-
-def _field_texts() -> dict[str, str]:
-    """The line that the docstring of SamplingParams has for each field."""
-    texts = {}
-    for names, text in re.findall(r"^ *([a-z_, ]+): (.+)$", pld.SamplingParams.__doc__ or "", re.MULTILINE):
-        texts.update({name.strip(): text.replace("%", "%%") for name in names.split(",")})
-    return {**texts, "eos_token_ids": "stop at these ids (default: those of the model)"}
-
-
-def _generate(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
-    names = [field.name for field in dataclasses.fields(pld.SamplingParams)]
-    given = {name: getattr(args, name) for name in names if name in args}
-    if "logit_bias" in given:
-        given["logit_bias"] = dict(given["logit_bias"])
-    try:
-        params = pld.SamplingParams(**given)
-    except (ValueError, TypeError) as error:
-        parser.error(str(error))
-
-    from .generate import generate
-
-    try:
         if args.model is None:
-            print("loading the demo model (the first time, unpacking it takes 10 to 20 s)", file=sys.stderr)
-        model, tokenizer = load_quietly(args.model)
-        prompts = [prompt_ids(tokenizer, text, args.chat) for text in args.prompt]
-    except (ImportError, OSError, ValueError) as error:
-        parser.error(str(error))
+            note(loading_demo())
+        with quietly():
+            local = open_model(args.model)
+            texts = [prompt_ids(local.tokenizer, text, args.chat) for text in prompts]
+            ids = [encode(local.tokenizer, index, text) for index, text in enumerate(texts)]
+            new_tokens(local.config, ids, args.max_new_tokens)
+            check_vocab(params, local.config.get_text_config().vocab_size)
+            model, tokenizer = local.model, local.tokenizer
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        parser.fail(str(error), 2)
 
-    single = len(prompts) == 1
-    live = TextStream(tokenizer, prompts[0]) if single and not args.no_stream else None
-    on_token = (lambda _, token: print(live.push(token), end="", flush=True)) if live else None
-    try:
-        result = generate(
-            model,
-            tokenizer,
-            prompts,
-            params,
-            max_new_tokens=args.max_new_tokens,
-            backend=args.backend,
-            on_token=on_token,
-        )
-    except (ValueError, RuntimeError) as error:
-        parser.error(str(error))
-    if live:
-        print(live.flush())
-    else:
-        for index, (before, made) in enumerate(zip(result.prompt_ids, result.token_ids, strict=True)):
-            if not single:
-                print(f"{chr(10) if index else ''}>>> {args.prompt[index]}")
-            print(to_text(tokenizer, made, before))
-    seconds, each = result.model_seconds + result.sampler_seconds, result.sampler_seconds / max(result.tokens, 1)
-    summary = f"{result.tokens} tokens in {seconds:.2f} s, of which sampling: {1e6 * each:.0f} µs a token"
-    print(f"[{summary}]", file=sys.stderr)
+    if params.seed is None:
+        params = replace(params, seed=secrets.randbits(SEED_BITS))
+        if params.temperature > 0:
+            note(f"seed {params.seed} (--seed {params.seed} draws the same again)")
+    single = len(prompts) * args.n == 1
+    style = {"headings": not single, "live": single and not args.no_stream and not args.json, "as_json": args.json}
+    output, tokens, model_seconds, sampler_seconds = Output(), 0, 0.0, 0.0
+    requests = _requests(tokenizer, prompts, ids, params, args)
+    while batch := list(itertools.islice(requests, args.batch_size)):
+        writer = Writer(output, batch, **style)
+        try:
+            made = generate(
+                model,
+                tokenizer,
+                [request.prompt_ids for request in batch],
+                [request.params for request in batch],
+                max_new_tokens=args.max_new_tokens,
+                backend=args.backend,
+                on_token=writer.token,
+                on_end=writer.end,
+            )
+        except (ValueError, RuntimeError, MemoryError) as error:
+            parser.fail(str(error) or "not enough memory", 2)
+        tokens += made.tokens
+        model_seconds, sampler_seconds = model_seconds + made.model_seconds, sampler_seconds + made.sampler_seconds
+    seconds, each = model_seconds + sampler_seconds, sampler_seconds / max(tokens, 1)
+    note(f"[{tokens} tokens in {seconds:.2f} s, of which sampling: {1e6 * each:.0f} µs a token]")
+    if output.escaped:
+        message = f"output: some characters are not in {sys.stdout.encoding} and were written as \\u and a number"
+        parser.fail(f"{message}; accepted: a terminal in UTF-8 (PYTHONIOENCODING=utf-8), or --json", 1)
     return 0
+
+
+def _checked(args: argparse.Namespace) -> tuple[pld.SamplingParams, list[str]]:
+    """Parameters and prompts, after all that can be said of the arguments without a model."""
+    import torch
+
+    params = sampling_params(args)
+    _require_positive(max_new_tokens=args.max_new_tokens, n=args.n, batch_size=args.batch_size)
+    for index, stop in enumerate(args.stop):
+        require_text(f"stop[{index}]", stop)
+        if not stop:
+            raise ValueError(f"stop[{index}]: got {stop!r}; accepted: a text that is not empty")
+    choose(args.backend, torch.device("cpu"))
+    return params, read_prompts(args.prompt, args.prompt_file)
+
+
+def _require_positive(**values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: got {value}; accepted: an integer of at least 1")
+
+
+def _requests(tokenizer, prompts, ids, params: pld.SamplingParams, args: argparse.Namespace) -> Iterator[Request]:
+    """All texts in their order. The k-th text of the same prompt has the seed k places further on."""
+    before, number = Counter(), 0
+    for index, prompt in enumerate(prompts):
+        for _ in range(args.n):
+            seed = params.seed + before[prompt]
+            own = replace(params, seed=seed if seed < 2**64 else seed - 2**64)
+            stream = TextStream(tokenizer, ids[index], args.stop)
+            yield Request(number, index, prompt, ids[index], own, stream)
+            before[prompt] += 1
+            number += 1
 
 
 def _info() -> int:

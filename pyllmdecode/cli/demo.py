@@ -15,7 +15,8 @@ import torch
 
 import pyllmdecode as pld
 
-from .text import TextStream, load_quietly
+from .models import load_quietly, loading_demo
+from .text import TextStream
 
 PROMPTS = (
     "The history of the city of London begins",
@@ -43,7 +44,7 @@ def run(max_new_tokens: int = 200, full: bool = False) -> int:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with progress(notes, "loading SmolLM2-135M-Instruct (the first time, unpacking takes 10 to 20 s)"):
+        with progress(notes, loading_demo()):
             model, tokenizer = load_quietly()
         n, recorded = len(PROMPTS), [[] for _ in PROMPTS]
 
@@ -64,7 +65,7 @@ def run(max_new_tokens: int = 200, full: bool = False) -> int:
             )
         with progress(notes, "timing both samplers on these logits", sum(map(len, recorded))) as advance:
             timing = time_samplers(made.prompt_ids[n:], made.token_ids[n:], recorded, advance)
-    except (FileNotFoundError, ImportError, ValueError) as error:
+    except (OSError, ImportError, ValueError) as error:
         print(f"pyllmdecode: error: {error}", file=sys.stderr)
         return 2
     finally:

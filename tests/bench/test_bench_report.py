@@ -136,7 +136,7 @@ def test_decoding_without_the_model(monkeypatch):
     def absent():
         raise FileNotFoundError("model: the demo model is not installed")
 
-    monkeypatch.setattr("pyllmdecode.cli.text.load_quietly", absent)
+    monkeypatch.setattr("pyllmdecode.cli.models.load_quietly", absent)
     made = decode.run(lambda share: None)
     assert "- SmolLM2: left out: model: the demo model is not installed" in parts.decode(made)
     assert parts.lines("decode", made) and parts.gain({"decode": made}) == ""

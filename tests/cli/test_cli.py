@@ -2,19 +2,18 @@
 
 import dataclasses
 import importlib.util
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from command import ROOT, run
 
 import pyllmdecode as pld
 from pyllmdecode.cli import main
+from pyllmdecode.cli.options import HELP
 
-ROOT = Path(__file__).parent.parent.parent
 FIELDS = [field.name for field in dataclasses.fields(pld.SamplingParams)]
 OPTIONS = {
     "temperature": (["0.5"], 0.5),
@@ -36,44 +35,6 @@ OPTIONS = {
 
 def option(field: str) -> str:
     return "--" + field.replace("_", "-")
-
-
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "pyllmdecode", *arguments]
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """More threads only cost time on a model of this size."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A random model that transformers can load, with a byte tokenizer."""
-    helpers = pytest.importorskip("test_generate")
-    path = tmp_path_factory.mktemp("model")
-    tokenizer = helpers.byte_tokenizer()
-    tokenizer.eos_token = None
-    tokenizer.save_pretrained(path)
-    helpers.tiny_llama(torch.float32).save_pretrained(path)
-    return str(path)
-
-
-@pytest.fixture
-def generate(folder, capsys):
-    """Runs `generate` on that model; -> (stdout, stderr)."""
-
-    def call(*arguments: str) -> tuple[str, str]:
-        assert main(["generate", "--model", folder, "--max-new-tokens", "20", *arguments]) == 0
-        return capsys.readouterr()
-
-    return call
 
 
 def test_info_names_backends_and_instruction_sets():
@@ -106,13 +67,15 @@ def parsed(monkeypatch, folder: str, *arguments: str) -> pld.SamplingParams:
     seen = []
 
     def instead(model, tokenizer, prompts, params, **_):
-        seen.append(params)
+        seen.extend(params)
         raise ValueError("far enough")
 
     monkeypatch.setattr("pyllmdecode.cli.generate.generate", instead)
     with pytest.raises(SystemExit):
         main(["generate", "--model", folder, "--prompt", "a", *arguments])
-    return seen[0]
+    (params,) = seen
+    assert params.seed is not None
+    return params if "--seed" in arguments else dataclasses.replace(params, seed=None)  # one was drawn
 
 
 def test_every_field_is_an_option(monkeypatch, folder):
@@ -145,6 +108,23 @@ def test_help_explains_every_field(capsys):
     text = " ".join(capsys.readouterr().out.split())
     for field in FIELDS:  # an option, its placeholder, then words
         assert re.search(rf" {option(field)} [A-Z\[].*?\]? [a-z{{>]", text), field
+
+
+def test_help_has_a_line_and_the_default_of_every_field(capsys):
+    """A new field is an option by itself; its line in HELP somebody has to write."""
+    assert set(HELP) == set(FIELDS)
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    lines = " ".join(capsys.readouterr().out.split()).split(" --")
+    for field in dataclasses.fields(pld.SamplingParams):
+        (line,) = [line for line in lines if line.startswith(option(field.name)[2:] + " ")]
+        assert "(default: " in line and (field.default is None or f"(default: {field.default})" in line), line
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"pyllmdecode {pld.__version__}\n"
 
 
 @pytest.mark.parametrize(

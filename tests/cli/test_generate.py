@@ -1,6 +1,7 @@
 """The decode loop around a model of transformers: padding, rows that finish, errors, and text from tokens."""
 
 import string
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from pyllmdecode.cli.text import TextStream, to_text
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 
-from pyllmdecode.cli.generate import _store, generate, load_model  # noqa: E402
+from pyllmdecode.cli.generate import generate, new_tokens  # noqa: E402
 
 GREEDY = pld.SamplingParams(temperature=0.0)
 PROMPTS = ["a", "The quick brown fox", "日本語 text", "x = 1\n"]
@@ -79,15 +80,6 @@ def model(request):
     return request.param()
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """More threads only cost time on a model of this size."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_a_batch_gives_what_each_prompt_gives_alone(model, tokenizer):
     together = generate(model, tokenizer, PROMPTS, GREEDY, max_new_tokens=24)
     for row, prompt in enumerate(PROMPTS):
@@ -141,6 +133,28 @@ def test_a_row_stops_at_its_eos_and_the_others_go_on(model, source):
     made = generate(model, tokenizer, PROMPTS, params, max_new_tokens=24)
     assert made.token_ids == [cut(ids, eos) for ids in free]
     assert len({len(ids) for ids in made.token_ids}) > 1  # rows of different lengths did leave the batch
+    assert made.finish_reasons == ["eos" if eos in ids else "length" for ids in free]
+
+
+def test_a_row_stops_where_its_callback_says_so(model, tokenizer):
+    free = generate(model, tokenizer, PROMPTS, GREEDY, max_new_tokens=12).token_ids
+    made = generate(
+        model, tokenizer, PROMPTS, GREEDY, max_new_tokens=12, on_token=lambda row, token: token == free[2][3]
+    )
+    assert made.token_ids == [cut(ids, free[2][3]) for ids in free]
+    assert made.finish_reasons[2] == "stop"
+
+
+def test_the_default_length_is_what_the_model_has_room_for(model, tokenizer):
+    """Each row up to the model's last position, whatever the others do; 128 where that is nearer."""
+    prompts = ["a", "b" * 50, "c" * (MAX_POSITIONS - 1)]
+    made = generate(model, tokenizer, prompts, GREEDY)
+    assert [len(ids) for ids in made.token_ids] == [MAX_POSITIONS - len(prompt) for prompt in prompts]
+    for row, prompt in enumerate(prompts):
+        assert generate(model, tokenizer, [prompt], GREEDY).token_ids[0] == made.token_ids[row]
+    config = transformers.LlamaConfig(vocab_size=258, max_position_embeddings=1000)
+    assert new_tokens(config, [[1], [1] * 900], None) == [128, 100]
+    assert new_tokens(config, [[1], [1] * 900], 99) == [99, 99]
 
 
 def test_min_new_tokens_counts_for_the_eos_of_the_model(model, tokenizer):
@@ -169,8 +183,17 @@ def test_callbacks_see_every_token_and_the_rows_that_run(model, tokenizer):
 
 def test_a_row_that_can_draw_nothing_stops(model, tokenizer):
     nothing = pld.SamplingParams(allowed_token_ids=[])
-    made = generate(model, tokenizer, PROMPTS[:2], [nothing, GREEDY], max_new_tokens=5)
+    ended = []
+    made = generate(
+        model,
+        tokenizer,
+        PROMPTS[:2],
+        [nothing, GREEDY],
+        max_new_tokens=5,
+        on_end=lambda *row: ended.append(row),
+    )
     assert [len(ids) for ids in made.token_ids] == [0, 5]
+    assert made.finish_reasons == ["empty", "length"] and ended == [(0, "empty"), (1, "length")]
 
 
 def test_token_ids_are_prompts_too(model, tokenizer):
@@ -187,30 +210,14 @@ def test_token_ids_are_prompts_too(model, tokenizer):
         (["a"], GREEDY, MAX_POSITIONS, f"max_new_tokens: got {MAX_POSITIONS} after a prompt of 1; accepted"),
         (["a"], [GREEDY, GREEDY], 5, "params: got 2; accepted: one for all 1 prompts"),
         (["a", ""], GREEDY, 5, r"prompts\[1\]: got no tokens"),
+        (["a", "b" * MAX_POSITIONS], GREEDY, None, rf"prompts\[1\]: got {MAX_POSITIONS} tokens"),
+        ([[7], [258]], GREEDY, 5, r"prompts\[1\]: got token id 258; accepted by the model: \[0, 258\)"),
         (["a"], pld.SamplingParams(allowed_token_ids=[258]), 5, "allowed_token_ids: got token id 258"),
     ],
 )
 def test_wrong_arguments(model, tokenizer, prompts, params, new, message):
     with pytest.raises(ValueError, match=message):
         generate(model, tokenizer, prompts, params, max_new_tokens=new)
-
-
-def test_load_model_says_what_it_misses(tmp_path):
-    with pytest.raises(FileNotFoundError, match="accepted: a model folder or a .gguf file"):
-        load_model(tmp_path / "nothing")
-    with pytest.raises(FileNotFoundError, match="has 0 .gguf files; accepted: one, or a config.json"):
-        load_model(tmp_path)
-
-
-def test_store_is_whole_or_nothing(tmp_path, tokenizer):
-    model = tiny_llama(torch.float32)
-    _store(tmp_path / "cache" / "model", model, tokenizer)
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["model"]
-    again, _ = load_model(tmp_path / "cache" / "model")
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, again.state_dict()[name])
-    (tmp_path / "file").write_text("a file cannot hold a folder")
-    _store(tmp_path / "file" / "model", model, tokenizer)  # no cache, no error
 
 
 @pytest.mark.parametrize("text", ["plain text", " spaces  kept ", "héllo 日本語 🙂🙂 \n\tend", "e\u0301", "🙂"])
@@ -231,6 +238,29 @@ def test_stream_adds_up_to_the_decoded_whole(ids, before):
     tokenizer = BYTES
     context = tokenizer(before)["input_ids"] if before else []
     assert before + to_text(tokenizer, ids, context) == tokenizer.decode(context + ids)
+
+
+def before_stop(text: str, stops: list[str]) -> str:
+    """By trying all beginnings of the text, shortest first."""
+    for end in range(len(text) + 1):
+        ending = [stop for stop in stops if text[:end].endswith(stop)]
+        if ending:
+            return text[: end - len(max(ending, key=len))]
+    return text
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.text("abé日", max_size=30), st.lists(st.text("abé日", min_size=1, max_size=4), max_size=3), st.booleans())
+def test_stream_ends_before_a_stop_text(text, stops, at_once):
+    """Also where the stop spans tokens, and whether a token is one byte or the whole text."""
+    ids = BYTES(text)["input_ids"] if text else []
+    tokenizer = SimpleNamespace(decode=lambda ids, **_: text if ids else "") if at_once else BYTES
+    stream, pieces = TextStream(tokenizer, stops=stops), []
+    for token in [0] if at_once else ids:
+        pieces.append(stream.push(token))
+        assert before_stop(text, stops).startswith("".join(pieces))  # nothing is taken back
+    assert "".join(pieces) + stream.flush() == before_stop(text, stops)
+    assert stream.stopped == any(stop in text for stop in stops)
 
 
 BYTES = byte_tokenizer()

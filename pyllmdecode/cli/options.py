@@ -1,0 +1,134 @@
+"""What the command accepts, and its help. Every field of SamplingParams is an option of `generate` by itself."""
+
+import argparse
+import dataclasses
+import types
+import typing
+
+import pyllmdecode as pld
+
+# One line for each field of SamplingParams; the default is added where the field has one.
+HELP = {
+    "temperature": "below 1 prefers probable tokens more, above 1 less; 0 always takes the most probable one",
+    "top_k": "draw from the N most probable tokens, and those equal to the last of them; 0 is off",
+    "top_p": "draw from the most probable tokens that together have this share of the probability; 1 is off",
+    "min_p": "drop tokens less probable than this fraction of the most probable one; 0 is off",
+    "repetition_penalty": "above 1 makes tokens of prompt and text less probable; 1 is off",
+    "presence_penalty": "taken off the logit of each token that the text already has; 0 is off",
+    "frequency_penalty": "taken off the logit of a token for each time that the text has it; 0 is off",
+    "no_repeat_ngram_size": "no N tokens in a row come twice, those of the prompt included; 0 is off",
+    "logit_bias": "add VALUE to the logit of the token ID (default: none)",
+    "allowed_token_ids": "draw no other tokens than these (default: all)",
+    "bad_words_ids": "sequences of tokens that must not come, each with commas between its ids (default: none)",
+    "min_new_tokens": "a text has at least N tokens before it may end by itself",
+    "eos_token_ids": "tokens that end a text (default: those of the model)",
+    "seed": "the same seed draws the same text; further texts of a prompt take the numbers after it "
+    "(default: a new one, which is printed)",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        self.fail(message, 2)
+
+    def fail(self, message: str, status: int) -> typing.NoReturn:
+        line = " ".join(message.split()).encode(errors="backslashreplace").decode()
+        self.exit(status, f"{self.prog}: error: {line}\n")
+
+
+def make_parser() -> _Parser:
+    parser = _Parser(prog="pyllmdecode", description="One fused decoding step for language models, exact to the bit.")
+    parser.add_argument("--version", action="version", version=f"pyllmdecode {pld.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_generate(commands)
+    commands.add_parser("info", help="versions, what is built, instruction sets, backends")
+    demo = commands.add_parser("demo", help="a real model with and without the repetition filters, and what they cost")
+    demo.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="per text (default: %(default)s)")
+    demo.add_argument("--full", action="store_true", help="print the texts whole, not their first lines")
+    return parser
+
+
+def sampling_params(args: argparse.Namespace) -> pld.SamplingParams:
+    """Those that were given; ValueError or TypeError where SamplingParams refuses one."""
+    names = [field.name for field in dataclasses.fields(pld.SamplingParams)]
+    given = {name: getattr(args, name) for name in names if name in args}
+    if "logit_bias" in given:
+        given["logit_bias"] = dict(given["logit_bias"])
+    return pld.SamplingParams(**given)
+
+
+def _add_generate(commands) -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="continue prompts with a language model",
+        usage="%(prog)s (--prompt TEXT ... | --prompt-file FILE ...) [options]",
+    )
+    texts = parser.add_argument_group("prompts and texts").add_argument
+    several = {"nargs": "+", "action": "extend", "default": []}
+    texts("--prompt", **several, metavar="TEXT", help="one or several prompts; - is standard input")
+    texts(
+        "--prompt-file",
+        **several,
+        metavar="FILE",
+        help='one prompt a line, or JSON objects with "prompt" where the name ends in .jsonl; - is standard input',
+    )
+    texts("--chat", action="store_true", help="put each prompt into the chat template of the model's tokenizer")
+    texts("-n", type=int, default=1, metavar="N", help="texts for each prompt (default: %(default)s)")
+    texts("--stop", **several, metavar="TEXT", help="a text ends before the first of these (default: none)")
+    texts(
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help="a text has at most N tokens (default: 128, or what the model has room for)",
+    )
+    how = parser.add_argument_group("model and output").add_argument
+    how("--model", metavar="FOLDER", help="a local model: transformers' format or GGUF (default: the demo model)")
+    how("--backend", default="auto", metavar="B", help="one that `pyllmdecode info` lists (default: %(default)s)")
+    how(
+        "--batch-size",
+        type=int,
+        default=16,
+        metavar="N",
+        help="texts that go through the model together (default: %(default)s)",
+    )
+    how("--json", action="store_true", help="print an object a line for each text: text, token ids, seed, ...")
+    how("--no-stream", action="store_true", help="print a text when it is finished, not token by token")
+    group = parser.add_argument_group("sampling parameters", "docs/contract.md says exactly what each of them means.")
+    defaults = {field.name: field.default for field in dataclasses.fields(pld.SamplingParams)}
+    for name, hint in typing.get_type_hints(pld.SamplingParams).items():
+        text = HELP.get(name)
+        if text and defaults[name] is not None:
+            text += f" (default: {defaults[name]})"
+        group.add_argument("--" + name.replace("_", "-"), help=text, default=argparse.SUPPRESS, **_option(name, hint))
+
+
+def _option(name: str, hint: object) -> dict:
+    """How a field of SamplingParams is read from the command line: a scalar by its type, anything else as ids."""
+    if name == "logit_bias":
+        return {"nargs": "+", "action": "extend", "type": _bias_pair, "metavar": "ID=VALUE"}
+    if name == "bad_words_ids":
+        return {"nargs": "+", "action": "extend", "type": _id_sequence, "metavar": "ID,ID"}
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = [kind for kind in (typing.get_args(hint) if union else (hint,)) if kind is not type(None)]
+    if kinds == [bool]:
+        return {"action": argparse.BooleanOptionalAction}
+    if kinds in ([int], [float], [str]):
+        return {"type": kinds[0], "metavar": {int: "N", float: "X", str: "TEXT"}[kinds[0]]}
+    return {"nargs": "*", "action": "extend", "type": int, "metavar": "ID"}
+
+
+def _bias_pair(text: str) -> tuple[int, float]:
+    token, equals, bias = text.partition("=")
+    try:
+        if equals:
+            return int(token), float(bias)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"got {text!r}; accepted: ID=VALUE, as in 42=-1.5")
+
+
+def _id_sequence(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}; accepted: ids with commas between them, as in 1,2,3") from None
