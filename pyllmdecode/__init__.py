@@ -6,6 +6,7 @@ from .backends.choice import Backend, backends
 from .output import RowError, SampleOutput
 from .params import SamplingParams
 from .sampler import Sampler
+from .scoring import ScoreOutput, score
 from .seeding import seeds
 from .tables import BAD_HISTORY_ID, EMPTY_ROW, HISTORY_FULL, NAN_LOGITS
 
@@ -21,10 +22,12 @@ __all__ = [
     "SampleOutput",
     "Sampler",
     "SamplingParams",
+    "ScoreOutput",
     "backends",
     "metrics",
     "process_logits",
     "reference",
     "sample",
+    "score",
     "seeds",
 ]

@@ -15,6 +15,7 @@ LOGITS_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _ID_DTYPES = (torch.int64, torch.int32)
 _OTHER_ID_DTYPES = (torch.int16, torch.int8, torch.uint8)
 _BAD_ID = -(2**63)
+_NO_IDS = torch.zeros(1, dtype=torch.int64, device="cpu")
 
 
 def is_traced() -> bool:
@@ -111,7 +112,8 @@ def check_history(history, batch: int, device: torch.device) -> History:
     """`history` of a call, checked but for its token ids, which are data."""
     if history is None:
         nothing = np.zeros(batch, np.int64)
-        return History(torch.zeros(1, dtype=torch.int64, device=device), nothing, nothing, False)
+        ids = _NO_IDS if device.type == "cpu" else torch.zeros(1, dtype=torch.int64, device=device)
+        return History(ids, nothing, nothing, False)
     if isinstance(history, Tensor):
         return _padded_history(history, batch, device)
     accepted = f"a [B, L] integer tensor, or a sequence of {batch} lists or 1-D integer tensors"

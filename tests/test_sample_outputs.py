@@ -100,7 +100,7 @@ def test_history_in_every_form(backend):
     # The position is the length without padding.
     shifted = backend.sample(logits, params, rows, positions=[0, 1, 4, 5, 4], **options)
     assert_equal(shifted.token_ids, expected.token_ids, "token_ids")
-    bytes_ = torch.tensor([[1, 2, 255], [3, 3, 3]], dtype=torch.uint8)
+    bytes_ = torch.tensor([[1, 255, 2], [3, 3, 3]], dtype=torch.uint8)
     assert backend.sample(normal(2, 9), params, bytes_).status.tolist() == [BAD_HISTORY_ID, 0]
 
 

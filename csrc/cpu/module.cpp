@@ -25,23 +25,52 @@ pld::Logits logits_of(const LogitsTuple& t) {
   return {at<void>(std::get<0>(t)), pld::DType(std::get<1>(t)), std::get<2>(t), std::get<3>(t), std::get<4>(t)};
 }
 
-// (params, shared, lists, history, id_bytes, begins, lengths, padded, prompt_lengths, positions, uniforms)
-using RequestsTuple =
-    std::tuple<Address, bool, Address, Address, int, Address, Address, bool, Address, Address, Address>;
+// The memory of an array or of bytes, while a call lasts; null for None.
+class Memory {
+ public:
+  explicit Memory(py::handle owner) {
+    if (!owner.is_none() && PyObject_GetBuffer(owner.ptr(), &view_, PyBUF_SIMPLE)) throw py::error_already_set();
+  }
+  Memory(const Memory&) = delete;
+  ~Memory() {
+    if (view_.obj) PyBuffer_Release(&view_);
+  }
+  template <class T>
+  const T* as() const {
+    return static_cast<const T*>(view_.buf);
+  }
 
-pld::Requests requests_of(const RequestsTuple& t) {
-  return {at<pld::RowParams>(std::get<0>(t)),
-          std::get<1>(t),
-          at<int32_t>(std::get<2>(t)),
-          at<void>(std::get<3>(t)),
-          std::get<4>(t),
-          at<int64_t>(std::get<5>(t)),
-          at<int64_t>(std::get<6>(t)),
-          std::get<7>(t),
-          at<int64_t>(std::get<8>(t)),
-          at<int64_t>(std::get<9>(t)),
-          at<uint64_t>(std::get<10>(t))};
-}
+ private:
+  Py_buffer view_{};
+};
+
+// Of a tuple: params, shared, lists, history's address, id_bytes, begins, lengths, padded, prompt_lengths, positions,
+// uniforms.
+class PyRequests {
+ public:
+  PyRequests(const py::tuple& t, int64_t rows)
+      : params_(t[0]),
+        lists_(t[2]),
+        begins_(t[5]),
+        lengths_(t[6]),
+        prompt_lengths_(t[8]),
+        positions_(t[9]),
+        uniforms_(t[10]),
+        all{params_.as<pld::RowParams>(),   t[1].cast<bool>(),       lists_.as<int32_t>(),
+            at<void>(t[3].cast<Address>()), t[4].cast<int>(),        begins_.as<int64_t>(),
+            lengths_.as<int64_t>(),         t[7].cast<bool>(),       prompt_lengths_.as<int64_t>(),
+            positions_.as<int64_t>(),       uniforms_.as<uint64_t>()} {
+    int64_t ids = 0;
+    for (int64_t row = 0; row < rows; ++row) ids += all.lengths[row];
+    if (!all.history && ids > 0) throw py::value_error("history: got a tensor that has no memory here");
+  }
+
+ private:
+  Memory params_, lists_, begins_, lengths_, prompt_lengths_, positions_, uniforms_;
+
+ public:
+  const pld::Requests all;
+};
 
 // (token_ids, kept, status, logprobs, top_ids, top_logprobs, mode, top): where a step writes, and what.
 using OutputsTuple = std::tuple<Address, Address, Address, Address, Address, Address, int, int64_t>;
@@ -70,12 +99,6 @@ void require_memory(const OutputsTuple& out, int64_t rows) {
     require_memory(std::get<4>(out), rows, "top_ids"), require_memory(std::get<5>(out), rows, "top_logprobs");
 }
 
-void require_memory(const RequestsTuple& requests, int64_t rows) {
-  int64_t ids = 0;
-  for (int64_t row = 0; row < rows; ++row) ids += at<int64_t>(std::get<6>(requests))[row];
-  require_memory(std::get<3>(requests), ids, "history");
-}
-
 struct PySlots : pld::Slots {
   PySlots(Address params, Address lists, Address tokens, Address distinct, Address counts, Address lengths,
           Address prompt_lengths, Address num_distinct, Address status, int64_t max_length)
@@ -93,20 +116,20 @@ PYBIND11_MODULE(_cpu, m) {
   py::class_<PySlots>(m, "Slots")
       .def(py::init<Address, Address, Address, Address, Address, Address, Address, Address, Address, int64_t>());
 
-  m.def("sample", [](const LogitsTuple& logits, const RequestsTuple& requests, const OutputsTuple& out, int threads) {
+  m.def("sample", [](const LogitsTuple& logits, const py::tuple& given, const OutputsTuple& out, int threads) {
     require_memory(logits);
-    require_memory(requests, std::get<2>(logits));
     require_memory(out, std::get<2>(logits));
+    const PyRequests requests(given, std::get<2>(logits));
     const release unlocked;
-    pld::sample(logits_of(logits), requests_of(requests), outputs_of(out), threads);
+    pld::sample(logits_of(logits), requests.all, outputs_of(out), threads);
   });
   m.def("process_logits",
-        [](const LogitsTuple& logits, const RequestsTuple& requests, Address out, int64_t out_stride, int threads) {
+        [](const LogitsTuple& logits, const py::tuple& given, Address out, int64_t out_stride, int threads) {
           require_memory(logits);
-          require_memory(requests, std::get<2>(logits));
           require_memory(out, std::get<2>(logits), "out");
+          const PyRequests requests(given, std::get<2>(logits));
           const release unlocked;
-          pld::process_logits(logits_of(logits), requests_of(requests), at<float>(out), out_stride, threads);
+          pld::process_logits(logits_of(logits), requests.all, at<float>(out), out_stride, threads);
         });
   // Numbers one by one, which are quicker to take than tuples of them: of all calls this one is made for every token.
   m.def("step", [](Address logits, int dtype, int64_t rows, int64_t vocab, int64_t stride, const PySlots& state,

@@ -4,6 +4,7 @@ The instruction set is the widest that the machine runs, or the one the environm
 """
 
 import importlib
+from array import array
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..inputs import History
 from ..output import SampleOutput
-from ..params import SamplingParams, pack_rows
+from ..params import SamplingParams, pack, pack_rows
 
 try:
     _cpu = importlib.import_module("pyllmdecode._cpu")
@@ -75,8 +76,7 @@ def sample_step(
 ) -> SampleOutput:
     """Draws a token for every row; the arguments have been checked (inputs.py)."""
     output = outputs(len(logits), logprobs, top_logprobs)
-    records, lists = pack_rows(params, seeds)
-    requests = _requests(records, lists, history, prompt_lengths, positions, uniforms)
+    requests = _requests(params, seeds, history, prompt_lengths, positions, uniforms)
     to = addresses(output, logprobs, top_logprobs)
     _cpu.sample(describe_logits(logits), requests, to, torch.get_num_threads())
     return output
@@ -86,8 +86,7 @@ def process_logits(
     logits: Tensor, params: list[SamplingParams], history: History, prompt_lengths: np.ndarray | None, out: Tensor
 ) -> None:
     """Writes the processed logits of every row to `out`, float32 [B, V], which may be `logits` itself."""
-    records, lists = pack_rows(params, [0] * len(params))
-    requests = _requests(records, lists, history, prompt_lengths, None, None)
+    requests = _requests(params, [0] * len(params), history, prompt_lengths, None, None)
     _cpu.process_logits(describe_logits(logits), requests, out.data_ptr(), out.stride(0), torch.get_num_threads())
 
 
@@ -168,20 +167,25 @@ def _native():
     return _cpu
 
 
-def _requests(records, lists, history, prompt_lengths, positions, uniforms):
-    def address(array):
-        return 0 if array is None else array.ctypes.data
-
+def _requests(params, seeds, history, prompt_lengths, positions, uniforms) -> tuple:
+    """As native code wants them (csrc/cpu/module.cpp, PyRequests)."""
+    shared = len(params) > 0 and len(set(map(id, params))) == 1 and len(set(seeds)) == 1
+    if shared:
+        lists = array("i")
+        records = pack(params[0], seeds[0], lists)
+    else:
+        records, lists = pack_rows(params, seeds)
+    ids = history.ids
     return (
-        address(records),
-        False,
-        address(lists),
-        history.ids.data_ptr(),
-        history.ids.element_size(),
-        address(history.begins),
-        address(history.lengths),
+        records,
+        shared,
+        lists,
+        ids.data_ptr(),
+        ids.element_size(),
+        history.begins,
+        history.lengths,
         history.padded,
-        address(prompt_lengths),
-        address(positions),
-        address(uniforms),
+        prompt_lengths,
+        positions,
+        uniforms,
     )
