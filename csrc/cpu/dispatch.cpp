@@ -67,8 +67,7 @@ const RowKernels& kernels() {
   const char* wanted = std::getenv("PYLLMDECODE_ISA");
   const RowKernels* k = wanted && *wanted ? find_kernels(wanted) : available_kernels().back();
   if (!k)
-    throw std::runtime_error("PYLLMDECODE_ISA: got '" + printable(wanted) +
-                             "'; accepted on this machine: " + names());
+    throw std::runtime_error("PYLLMDECODE_ISA: got '" + printable(wanted) + "'; accepted on this machine: " + names());
   chosen = k;
   return *k;
 }

@@ -1,5 +1,5 @@
-// Threads that take turns on one thread of the CPU, where they wait: a barrier costs a jump instead of two system calls,
-// and a run is the same every time. For tests of what does not depend on threads running at the same time.
+// Threads that take turns on one thread of the CPU, where they wait: a barrier costs a jump instead of two system
+// calls, and a run is the same every time. For tests of what does not depend on threads running at the same time.
 #pragma once
 
 #include <setjmp.h>

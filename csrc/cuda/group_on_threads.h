@@ -1,5 +1,5 @@
-// The group interface of group.h on threads of a CPU, or on fibers of one: small warps and blocks, real barriers, and data
-// races where one is missing, for tests.
+// The group interface of group.h on threads of a CPU, or on fibers of one: small warps and blocks, real barriers, and
+// data races where one is missing, for tests.
 #pragma once
 
 #include <sched.h>

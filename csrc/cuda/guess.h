@@ -41,8 +41,8 @@ PLD_DEVICE float tokens_above(float reached, float all, float tokens_of_chunk) {
 }
 
 // The largest floor that enough chunks reach, or above which enough tokens or mass are to be expected from that if
-// tokens were spread over chunks by chance. Each thread's largest token, own_largest, goes to a bin. Once for a row: the
-// bins are clear.
+// tokens were spread over chunks by chance. Each thread's largest token, own_largest, goes to a bin. Once for a row:
+// the bins are clear.
 template <class Group>
 PLD_DEVICE Guess guess_floor(typename Group::Ref g, Shared<Group>& s, Collective<Group>& c, float own_largest,
                              int vocab, const Guess& everything, const Wanted& wanted) {
