@@ -39,6 +39,12 @@ _library.define(
     "str backend) -> Tensor",
     tags=_TAGS,
 )
+# An operator too, as what it does depends on the ids of the histories, which a traced backward pass does not know.
+_library.define(
+    "process_logits_backward(Tensor grad, Tensor logits, Tensor scores, str params, Tensor? history, "
+    "Tensor[]? histories) -> Tensor",
+    tags=_TAGS,
+)
 # sampler: see `handle`. It stands for all that a step changes: as it is written to, steps stay in order and are never
 # dropped.
 _library.define(
@@ -205,11 +211,16 @@ def _keep_for_backward(ctx, inputs, output) -> None:
 
 def _process_logits_backward(ctx, grad):
     logits, scores, *kept = ctx.saved_tensors
-    history = {"none": None, "rows": kept, "padded": kept[0] if kept else None}[ctx.form]
-    params = inputs.check_params(_params(ctx.text), *logits.shape)
-    known = inputs.check_history(history, len(logits), logits.device)
+    history, histories = {"none": (None, None), "rows": (None, kept)}.get(ctx.form) or (kept[0], None)
     rows = [None] * len(kept) if ctx.form == "rows" else None
-    return gradient.of_scores(grad, logits, scores, params, known), None, None, rows, None, None
+    derivative = _ops.process_logits_backward(grad, logits, scores, ctx.text, history, histories)
+    return derivative, None, None, rows, None, None
+
+
+def _derivative(grad, logits, scores, text, history, histories):
+    params = inputs.check_params(_params(text), *logits.shape)
+    known = inputs.check_history(history if histories is None else histories, len(logits), logits.device)
+    return gradient.of_scores(grad, logits, scores, params, known)
 
 
 def _results(logits, logprobs, top) -> tuple[Tensor, ...]:
@@ -228,6 +239,7 @@ def _register(name: str, run, fake) -> None:
 
 _register("sample_step", _sample_step, lambda logits, *others: _results(logits, *others[6:8]))
 _register("process_logits", _process_logits, lambda logits, *_: logits.new_empty(logits.shape, dtype=torch.float32))
+_register("process_logits_backward", _derivative, lambda _, logits, *__: torch.empty_like(logits))
 _register("sampler_step", _sampler_step, lambda _, logits, *others: _results(logits, *others[2:4]))
 torch.library.register_autograd(
     "pyllmdecode::process_logits", _process_logits_backward, setup_context=_keep_for_backward, lib=_library

@@ -150,23 +150,6 @@ def test_fresh_seeds(backend, compiler):
     assert torch.equal(got[0][4], got[1][4])
 
 
-def test_gradient(backend):
-    """Through scores, in compiled functions and without; not through a draw."""
-
-    def process(x, weight):
-        drawn = pld.sample(x * weight, FULL, backend=backend.name).token_ids
-        return pld.process_logits(x * weight, FULL, backend=backend.name).clamp(min=-9).sum(), drawn
-
-    gradients = []
-    for function in (process, compiled(process)):
-        weight = backend.move(torch.ones(V)).requires_grad_()
-        loss, drawn = function(backend.move(normal(2, V)), weight)
-        loss.backward()
-        assert not drawn.requires_grad
-        gradients.append(weight.grad)
-    assert torch.equal(*gradients) and gradients[0].any()
-
-
 def test_parameters_are_guarded(backend):
     counting = Counting()
     draw = compiled(lambda x, params: pld.sample(x, params, backend=backend.name).token_ids, counting)
