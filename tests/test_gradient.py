@@ -3,22 +3,7 @@
 import pytest
 import torch
 from cases import normal
-from compiling import (  # noqa: F401
-    COMPILERS,
-    EACH,
-    FULL,
-    HISTORY,
-    HOT,
-    Counting,
-    V,
-    assert_identical,
-    cloned,
-    compiled,
-    histories,
-    new_sampler,
-    nothing_compiled,
-    pytestmark,
-)
+from compiling import FULL, HISTORY, V, compiled, nothing_compiled, pytestmark  # noqa: F401
 
 import pyllmdecode as pld
 from pyllmdecode import SamplingParams
