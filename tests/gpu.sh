@@ -119,7 +119,7 @@ if "$python" -c 'import pytest, hypothesis' 2>/dev/null; then
     several=()
     ! "$python" -c 'import xdist' 2>/dev/null || several=(-n 8)
     # What concerns no device, and imports what is missing there.
-    elsewhere=(--ignore=tests/{bench,cli,csrc,project,reference,repetition} --ignore=tests/kernels/test_triton_compiled.py)
+    elsewhere=(--ignore=tests/{bench,cli,csrc,project,reference,repetition,test_names.py,kernels/test_triton_compiled.py})
     # CI: the same examples in every run.
     CI=1 step tests 200 "$python" -m pytest tests --thorough -q -p no:cacheprovider "${several[@]}" --maxfail=40 --durations=5 \
         -k "triton or cuda or gpu" "${elsewhere[@]}"
