@@ -189,6 +189,7 @@ def test_frequencies(backend, temperature):
     assert scipy.stats.chi2_contingency(pairs).pvalue > 0.01
 
 
+@pytest.mark.thorough("triton")
 def test_seed_and_position_give_the_bits(backend):
     seeds = [0, 1, -1, 2**64 - 1, 2**63, -(2**63), 12345678901234567890, 7]
     positions = [0, 2**32, -1, -1, 2**63 - 1, 5, -(2**63), 2**40 + 3]

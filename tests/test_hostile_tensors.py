@@ -77,6 +77,7 @@ def test_process_wide_state(backend, state):
         sampler.step(backend.move(logits))
 
 
+@pytest.mark.thorough("triton")
 @pytest.mark.parametrize("form", ["negative", "strided", "parameter", "expanded", "requires grad", "offset"])
 def test_logits_with_a_twist(backend, form):
     plain = normal(3, V, seed=1)

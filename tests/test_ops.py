@@ -51,6 +51,7 @@ def test_opcheck(backend):
         torch.library.opcheck(ops.sampler_step.default, (sampler._handle, *arguments))
 
 
+@pytest.mark.thorough("triton", "reference")
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_compiled(backend, compiler):
     """Everything at once, as inductor takes seconds: work before and after, rows with a stride of their own."""

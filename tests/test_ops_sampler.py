@@ -25,6 +25,7 @@ from compiling import (  # noqa: F401
 import pyllmdecode as pld
 
 
+@pytest.mark.thorough("triton", "reference")
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
 def test_sampler_loop(backend, compiler):
     """One graph for all samplers; steps whose outputs no one looks at; outputs that later steps leave alone."""

@@ -62,6 +62,7 @@ def test_bit_for_bit(fast, dtype):
     assert (got[rows, drawn.token_ids[rows]] > -INF).all()
 
 
+@pytest.mark.thorough("triton")
 def test_logits_of_a_language_model(fast):
     logits, histories, prompts = trace()
     step = 12 if fast.interpreted else 4

@@ -153,11 +153,13 @@ def trace_case(dtype: str) -> Case:
     return Case(logits.to(DTYPES[dtype]), seeded, histories, options)
 
 
+@pytest.mark.thorough("triton")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_logits_of_a_language_model(fast, dtype):
     trace_case(dtype).check_sample(fast)
 
 
+@pytest.mark.thorough("triton")
 def test_any_batch(fast):
     @settings(max_examples=20 if fast.interpreted else 150)
     @given(case=cases())

@@ -12,6 +12,7 @@ from pyllmdecode import SamplingParams
 V = 400
 
 
+@pytest.mark.thorough("triton")
 def test_drawn_tokens_are_scored_as_the_step_scores_them(backend):
     logits = hard_batch(V, torch.float32)
     rows = list(backend.some(range(len(logits)), 10))
