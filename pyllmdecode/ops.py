@@ -7,7 +7,7 @@ operator can take (parameters of a wrong type, say) is an error of the trace, wi
 
 import functools
 import itertools
-import secrets
+import os
 import weakref
 from collections.abc import Sequence
 
@@ -55,7 +55,7 @@ _library.define(
 _ops = torch.ops.pyllmdecode
 
 # From anywhere, so that a saved program does not find a sampler of the process that loads it.
-_handles, _calls = itertools.count(1 + secrets.randbits(60)), itertools.count(1)
+_handles, _calls = itertools.count(1 + int.from_bytes(os.urandom(7))), itertools.count(1)
 _samplers: "weakref.WeakValueDictionary[int, object]" = weakref.WeakValueDictionary()
 
 
