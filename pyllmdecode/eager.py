@@ -25,6 +25,7 @@ def sample(
     chosen = choose(backend, logits.device)
     if chosen != "cpu":  # which looks for itself
         inputs.check_memory(logits, "logits")
+        inputs.check_memory(known.ids, "history")
     seeds = inputs.draw_seeds(params)
     given = logits, params, seeds, known, prompts, places, bits, logprobs, top
     if chosen == "cpu":
@@ -51,6 +52,7 @@ def process_logits(logits, params, history, prompt_lengths, backend, out) -> Ten
         _check_out(out, logits)
     chosen = choose(backend, logits.device)
     inputs.check_memory(logits, "logits")
+    inputs.check_memory(known.ids, "history")
     if out is not None:
         inputs.check_memory(out, "out")
         _check_apart(out, known.ids, "history")

@@ -108,6 +108,8 @@ def test_tensors_without_memory(backend):
     """A sentence, and nothing has changed."""
     empty = normal(2, V)
     empty.untyped_storage().resize_(0)
+    forgotten = torch.ones(2, 3, dtype=torch.int64)
+    forgotten.untyped_storage().resize_(0)
     if backend.device == "cpu":
         sampler = backend.sampler(V, 2, 9)
         sampler.add(FULL, [1])
@@ -117,6 +119,8 @@ def test_tensors_without_memory(backend):
             lambda: pld.process_logits(empty, FULL, backend=backend.name),
             lambda: pld.process_logits(normal(2, V), FULL, out=empty, backend=backend.name),
             lambda: sampler.step(empty),
+            lambda: pld.sample(normal(2, V), FULL, forgotten, backend=backend.name),
+            lambda: pld.process_logits(normal(2, V), FULL, forgotten, backend=backend.name),
         ):
             with pytest.raises(ValueError, match="memory"):
                 call()

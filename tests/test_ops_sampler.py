@@ -6,11 +6,7 @@ import pytest
 import torch
 from cases import assert_equal, normal
 from compiling import (  # noqa: F401
-    COMPILERS,
-    EACH,
     FULL,
-    HISTORY,
-    HOT,
     Counting,
     V,
     assert_identical,
