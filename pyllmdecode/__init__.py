@@ -1,8 +1,9 @@
 """pyllmdecode: one exact decoding step for language models, from logits to tokens. See docs/contract.md."""
 
-from . import metrics, reference
+from . import metrics, reference, repetition
 from .api import process_logits, sample
 from .backends.choice import Backend, backends
+from .detection import RepetitionDetection
 from .output import RowError, SampleOutput
 from .params import SamplingParams
 from .sampler import Sampler
@@ -18,6 +19,7 @@ __all__ = [
     "HISTORY_FULL",
     "NAN_LOGITS",
     "Backend",
+    "RepetitionDetection",
     "RowError",
     "SampleOutput",
     "Sampler",
@@ -27,6 +29,7 @@ __all__ = [
     "metrics",
     "process_logits",
     "reference",
+    "repetition",
     "sample",
     "score",
     "seeds",

@@ -1,4 +1,4 @@
-"""The command `pyllmdecode`: generate text, say what is built, run the demo."""
+"""The command `pyllmdecode`: generate text, measure and take out repetition, say what is built, run the demo."""
 
 import argparse
 import importlib.metadata
@@ -62,6 +62,15 @@ def _run(parser, args: argparse.Namespace) -> int:
         except ValueError as error:
             parser.fail(str(error), 2)
         return run(args.max_new_tokens, full=args.full)
+    if args.command in ("repetition", "dedupe"):
+        from .repetition import run_dedupe, run_repetition
+
+        output = Output()
+        try:
+            (run_dedupe if args.command == "dedupe" else run_repetition)(args, output)
+        except (ImportError, MemoryError, ValueError) as error:
+            parser.fail(str(error) or "not enough memory", 2)
+        return _told(parser, output)
     return _generate(parser, args)
 
 
@@ -111,9 +120,14 @@ def _generate(parser, args: argparse.Namespace) -> int:
         model_seconds, sampler_seconds = model_seconds + made.model_seconds, sampler_seconds + made.sampler_seconds
     seconds, each = model_seconds + sampler_seconds, sampler_seconds / max(tokens, 1)
     note(f"[{tokens} tokens in {seconds:.2f} s, of which sampling: {1e6 * each:.0f} µs a token]")
+    return _told(parser, output, ", or --json")
+
+
+def _told(parser, output: Output, otherwise: str = "") -> int:
+    """The exit status: 0 where all could be written as it is."""
     if output.escaped:
         message = f"output: some characters are not in {sys.stdout.encoding} and were written as \\u and a number"
-        parser.fail(f"{message}; accepted: a terminal in UTF-8 (PYTHONIOENCODING=utf-8), or --json", 1)
+        parser.fail(f"{message}; accepted: a terminal in UTF-8 (PYTHONIOENCODING=utf-8){otherwise}", 1)
     return 0
 
 

@@ -41,6 +41,7 @@ def make_parser() -> _Parser:
     parser.add_argument("--version", action="version", version=f"pyllmdecode {pld.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands)
+    _add_repetition(commands)
     commands.add_parser("info", help="versions, what is built, instruction sets, backends")
     demo = commands.add_parser("demo", help="a real model with and without the repetition filters, and what they cost")
     demo.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="per text (default: %(default)s)")
@@ -100,6 +101,57 @@ def _add_generate(commands) -> None:
         if text and defaults[name] is not None:
             text += f" (default: {defaults[name]})"
         group.add_argument("--" + name.replace("_", "-"), help=text, default=argparse.SUPPRESS, **_option(name, hint))
+
+
+def _add_repetition(commands) -> None:
+    shown = commands.add_parser("repetition", help="measure and mark what repeats itself in texts")
+    cleaned = commands.add_parser("dedupe", help="take out of texts what repeats itself")
+    for parser in (shown, cleaned):
+        parser.add_argument(
+            "files",
+            nargs="+",
+            metavar="FILE",
+            help='a text, or JSON objects with "text" or "token_ids" where the name ends in .jsonl, as `generate '
+            "--json` prints them; - is standard input",
+        )
+        parser.add_argument(
+            "--color",
+            choices=("auto", "always", "never"),
+            default="auto",
+            help="mark parts in red; without colours, [[brackets]] do (default: %(default)s, at a terminal)",
+        )
+    shown.description = (
+        "The share of n-grams of words that came before (rep-n), diversity, distinct words, and the first loop: how "
+        "many words long the block is that stood three times in a row, and at which word it did. Of scripts without "
+        "spaces, characters count as words. Below, the texts, with the 4-grams marked that came before."
+    )
+    shown.add_argument("--metrics", action="store_true", help="print no texts")
+    shown.add_argument(
+        "--lines", type=int, default=40, metavar="N", help="so many lines of each text, 0: all (default: %(default)s)"
+    )
+    cleaned.description = (
+        "Of sentences and phrases that stand in a row several times, the first stays, and so it does of sentences that "
+        'come again elsewhere. JSON objects keep their other fields and get "removed", with places in what was given.'
+    )
+    given = cleaned.add_argument
+    given("--keep", type=int, default=1, metavar="N", help="of what stands in a row, N stay (default: %(default)s)")
+    given(
+        "--phrases",
+        type=int,
+        default=3,
+        metavar="N",
+        help="words that stand in a row N times are a phrase that repeats itself; 0: leave them (default: %(default)s)",
+    )
+    given("--max-size", type=int, default=256, metavar="N", help="words or sentences of a block (default: %(default)s)")
+    given("--blocks-only", action="store_true", help="leave sentences that come again, but not in a row")
+    given(
+        "--near",
+        type=float,
+        metavar="X",
+        help="take out sentences that share this part of their characters with an earlier one, as 0.8; needs "
+        "pip install 'pyllmdecode[dedupe]'",
+    )
+    given("--show", action="store_true", help="print the texts as they are, with what would be taken out marked")
 
 
 def _option(name: str, hint: object) -> dict:

@@ -36,14 +36,14 @@ def require_text(name: str, text: str) -> None:
 
 
 def _standard_input() -> str:
-    text = _read(STDIN, "prompt").removesuffix("\n")
+    text = read_text(STDIN, "prompt").removesuffix("\n")
     if not text:
         raise ValueError("prompt: got nothing on standard input; accepted: a text")
     return text
 
 
 def _lines(file: str) -> list[str]:
-    lines = _read(file, "prompt-file").split("\n")
+    lines = read_text(file, "prompt-file").split("\n")
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise ValueError(f"prompt-file: {file} has no prompts; accepted: one a line")
@@ -63,7 +63,8 @@ def _prompt_of(line: str, where: str) -> str:
     return prompt
 
 
-def _read(file: str, field: str) -> str:
+def read_text(file: str, field: str) -> str:
+    """All of a file, or of standard input for "-"; ValueError, about `field`, where that cannot be read as UTF-8."""
     name = "standard input" if file == STDIN else file
     try:
         if file != STDIN:

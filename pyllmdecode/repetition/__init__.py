@@ -1,5 +1,7 @@
-"""Repetition as such: how much of it a text has."""
+"""Repetition as such: how much of it a finished text has, where it is a loop, and what is left without it."""
 
 from . import metrics
+from .dedupe import Deduped, Span, dedupe, dedupe_ids
+from .detect import Detected, detect
 
-__all__ = ["metrics"]
+__all__ = ["Deduped", "Detected", "Span", "dedupe", "dedupe_ids", "detect", "metrics"]

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent.parent
 # neighbours. A room is a file or a folder of the package; "pyllmdecode" itself is what a user imports.
 FLOORS = (
     {"tables"},
-    {"checks", "names", "seeding", "params"},
+    {"checks", "detection", "names", "seeding", "params"},
     {"output", "inputs", "reference"},
     {"kernels"},
     {"backends"},
