@@ -11,7 +11,7 @@ _LOG2_E = tl.constexpr(1.4426950216293335)  # float32(log2(e))
 _LOG_2 = tl.constexpr(0.6931471805599453)
 
 
-@triton.jit(do_not_specialize=["stride", "vocab"])
+@triton.jit(do_not_specialize=["stride", "vocab"], do_not_specialize_on_alignment=["result"])
 def raw_logprobs(logits, stride: "i64", vocab: "i32", tokens, result, sums, ALIGNED: tl.constexpr):
     """Grid: rows. result: float32 [rows], the log-softmax of the sanitised logits at `tokens`; -inf where that is -1.
 

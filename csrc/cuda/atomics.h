@@ -23,7 +23,7 @@ PLD_DEVICE void add(uint32_t* low, uint32_t* high, uint64_t value) {
 
 PLD_DEVICE float get(float* at) {
 #ifdef __CUDA_ARCH__
-  return *static_cast<volatile float*>(at);
+  return bits_to_float(atomicOr(reinterpret_cast<uint32_t*>(at), 0));  // a plain load would race with others' writes
 #else
   return bits_to_float(__atomic_load_n(reinterpret_cast<uint32_t*>(at), __ATOMIC_RELAXED));
 #endif

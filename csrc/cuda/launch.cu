@@ -105,15 +105,34 @@ Device& known_device(int device) {
   const Current current(device);
   const int bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   for (const auto& of_type : kKernels)
-    for (const Kernel kernel : of_type)
+    for (const Kernel kernel : of_type) {
       check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "cudaFuncSetAttribute");
+      // Two blocks of 113 KB need all that a multiprocessor has; by itself the driver may leave more to the L1 cache.
+      check(
+          cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+          "cudaFuncSetAttribute");
+    }
   it.slice_bytes = bytes - int64_t(sizeof(Shared<Group>));
   it.prepared = true;
   return it;
 }
 
+// How many clusters of this shape the device runs at once; 0: none.
+int clusters_at_once(const Shape& shape) {
+  cudaLaunchConfig_t config{};
+  cudaLaunchAttribute attributes[2];
+  add_attributes(config, attributes, shape, 1);
+  config.numAttrs = 1;  // the cluster alone
+  int clusters = 0;
+  if (cudaOccupancyMaxActiveClusters(&clusters, kKernels[0][shape.resident], &config) != cudaSuccess) {
+    cudaGetLastError();
+    return 0;
+  }
+  return clusters;
+}
+
 // Clusters whose blocks hold a row in shared memory, as far as this device can run them; where none can, the largest
-// one, with the workspace.
+// one that it runs with the workspace.
 const std::vector<Choice>& shapes_of(Device& it, int device, int64_t vocab) {
   std::vector<Choice>& choices = it.shapes[vocab];
   if (!choices.empty()) return choices;
@@ -122,15 +141,13 @@ const std::vector<Choice>& shapes_of(Device& it, int device, int64_t vocab) {
     const Shape shape = shape_of(vocab, blocks, Group::kThreads, it.slice_bytes);
     if (!shape.resident) continue;
     if (blocks > 1 && int64_t(blocks - 1) * Group::kThreads * 4 >= vocab) break;  // a block without a token
-    cudaLaunchConfig_t config{};
-    cudaLaunchAttribute attributes[2];
-    add_attributes(config, attributes, shape, 1);
-    config.numAttrs = 1;  // the cluster alone
-    int clusters = 0;
-    if (cudaOccupancyMaxActiveClusters(&clusters, kKernels[0][true], &config) != cudaSuccess) cudaGetLastError();
-    if (clusters > 0) choices.push_back({shape, clusters});
+    if (const int clusters = clusters_at_once(shape)) choices.push_back({shape, clusters});
   }
-  if (choices.empty()) choices.push_back({shape_of(vocab, kMaxBlocks, Group::kThreads, 0), 1});
+  for (int blocks = kMaxBlocks; choices.empty() && blocks > 0; --blocks) {
+    const Shape shape = shape_of(vocab, blocks, Group::kThreads, 0);
+    const int clusters = clusters_at_once(shape);
+    if (clusters > 0 || blocks == 1) choices.push_back({shape, clusters});
+  }
   return choices;
 }
 

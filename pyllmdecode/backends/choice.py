@@ -100,7 +100,7 @@ def _why_not_on(name: str, device: torch.device) -> str | None:
     """How a backend that can run here refuses a device; None where it serves it."""
     found = module(name)
     if device.type != found.DEVICE_TYPE:
-        where = {"cpu": "the CPU", "cuda": "a GPU"}[found.DEVICE_TYPE]
+        where = {"cpu": "the CPU", "cuda": "a GPU of NVIDIA or AMD (device 'cuda')"}[found.DEVICE_TYPE]
         return f"takes tensors on {where}; got device {str(device)!r}"
     reason = found.why_not_on(device)
     return None if reason is None else f"does not serve device {str(device)!r}: {reason}"

@@ -14,8 +14,9 @@
     warm_up(dtype, table) -> None
         Compiles and loads what `run` may launch for logits of this type.
 
-Nothing waits for the device. After process_logits, or run without `advance`, a Step is used up: its workspace is left
-as it was in the middle of a step.
+Nothing waits for the device. A run with decided=True compiles what one with decided=False needs too, as that is what a
+CUDA graph captures. After process_logits, or run without `advance`, a Step is used up: its workspace is left as it was
+in the middle of a step.
 """
 
 from collections.abc import Sequence

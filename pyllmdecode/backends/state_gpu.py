@@ -17,15 +17,27 @@ from .requests import Requests, build, idle
 KEPT_SELECTIONS = 64  # tuples of slots whose indices stay on the device
 
 
+def current_stream(device: torch.device) -> int:
+    """Of a device that need not be the current one, as below."""
+    return torch._C._cuda_getCurrentRawStream(device.index) if device.type == "cuda" else 0
+
+
 def is_capturing(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
+
+
+def wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 class Selection(NamedTuple):
     """The slots of a step, in the order of its rows."""
 
     slots: Tensor  # int64 [B]: a captured CUDA graph reads it at every replay
-    touched: int  # room for touched tokens, the most that one of them has
     decided: bool  # greedy or with top-k, all of them
 
 
@@ -43,6 +55,7 @@ class State:
         backend: ModuleType,
     ):
         self.vocab_size, self.max_length, self.device = vocab_size, max_length, device
+        self.touched = min(vocab_size, max_length)
         self.idle = idle().to(device)
         self.table = self.idle.repeat(max_batch, 1)
         self.kernels = backend.Step(vocab_size, max_batch, device)
@@ -50,7 +63,9 @@ class State:
         self.decided = np.zeros(max_batch, bool)
         self.outputs = ReusedOutputs(device) if reuse_outputs else functools.partial(Outputs, device=device)
         self.selections: dict[tuple[int, ...], Selection] = {}
-        self.captured: list[Selection] = []
+        self.captured: list[tuple] = []  # what CUDA graphs read and write: it has to stay
+        self.stream = current_stream(device)  # of the last step
+        self.streams = {self.stream}  # all that anything was done on
         self.rows: tuple[int, ...] | None = None  # of the last step, and what is known of them
         self.selection: Selection | None = None
 
@@ -62,10 +77,13 @@ class State:
 
     def remove(self, slot: int) -> None:
         self.rows = None
+        self._settle()
         self.table[slot] = self.idle  # a graph that is replayed all the same must not read what is freed here
+        self._settle()
         self.requests.pop(slot, None)
 
     def history(self, slot: int) -> Tensor:
+        self._settle()
         length = int(self.table[slot, WORD["length"]])  # asks the device, as replayed graphs count there only
         return self.requests[slot].tokens[0, :length].to(torch.int64)
 
@@ -78,23 +96,33 @@ class State:
         if rows is not self.rows and rows != self.rows:
             self.selection = self._select(rows)
             self.rows = rows
-        slots, touched, decided = self.selection
+        slots, decided = self.selection
+        outputs = self.outputs(len(rows))
         if is_capturing(self.device):  # whoever is in these slots when the graph is replayed may be undecided
-            self.captured.append(self.selection)
-            touched, decided = max(touched, min(self.vocab_size, self.max_length)), False
+            self.captured.append((slots, outputs if isinstance(self.outputs, ReusedOutputs) else None))
+            decided = False
+        elif (stream := current_stream(self.device)) != self.stream:
+            self._settle()
+            self.stream = stream
         return self.kernels.run(
             logits,
             slots,
             self.table,
-            self.outputs(len(rows)),
+            outputs,
             None if uniforms is None else torch.from_numpy(uniforms).to(self.device),
             logprobs,
             top,
             history=self.max_length,
-            touched=touched,
+            touched=self.touched,
             advance=True,
             decided=decided,
         )
+
+    def _settle(self) -> None:
+        """Waits for what the current stream does not order: replays, and steps on other streams."""
+        self.streams.add(current_stream(self.device))
+        if self.captured or len(self.streams) > 1:
+            wait_for(self.device)
 
     def warm_up(self, dtype: torch.dtype) -> None:
         self.kernels.warm_up(dtype, self.table)
@@ -104,17 +132,18 @@ class State:
         length, prompts = (torch.tensor([n], dtype=torch.int64, device=self.device) for n in (len(ids), prompt_length))
         built = build([params], [seed], self.vocab_size, ids[None], length, prompts, length, self.max_length)
         self.rows = None
+        self._settle()
         self.requests[slot] = built
         self.decided[slot] = params.temperature == 0 or 0 < params.top_k < self.vocab_size
         self.table[slot] = built.table[0]
+        self._settle()
 
     @torch.inference_mode(False)
     def _select(self, rows: tuple[int, ...]) -> Selection:
         known = self.selections.pop(rows, None)
         index = np.array(rows, np.int64)
         slots = known.slots if known else torch.from_numpy(index).to(self.device)
-        touched = max((self.requests[slot].touched for slot in rows), default=0)
-        found = self.selections[rows] = Selection(slots, touched, bool(self.decided[index].all()))
+        found = self.selections[rows] = Selection(slots, bool(self.decided[index].all()))
         if len(self.selections) > KEPT_SELECTIONS:
             del self.selections[next(iter(self.selections))]
         return found

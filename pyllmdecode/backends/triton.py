@@ -23,7 +23,8 @@ from .triton_launch import INTERPRETED, launcher
 
 DEVICE_TYPE = "cpu" if INTERPRETED else "cuda"  # of the tensors that it takes
 HISTORY_SHARE = 8192  # tokens of history per program of `edits`, two of its blocks
-TOUCHED_SHARE = 8192  # touched tokens per program: as many as a program of `scan` reads of the row
+TOUCHED_SHARE = 8192  # touched tokens per program: as many as a program of `scan` reads of the row,
+TOUCHED_PROGRAMS = 2  # and so many of a row's at most, as long histories have room for more tokens than they know
 
 
 class Config(NamedTuple):
@@ -67,11 +68,16 @@ class Step:
     """The launches of a step, and the workspace they share."""
 
     def __init__(self, vocab: int, rows: int, device: torch.device):
-        self.vocab, self.device, self.config = vocab, device, CONFIG
+        self.vocab, self.device = vocab, device
+        # Merged stages need what all waves of a program have stored, which a release on AMD's GPUs may leave out
+        # (LLVM's pull request 161638).
+        self.config = CONFIG._replace(merged=0) if torch.version.hip else CONFIG
         self.words = layout.workspace_words(vocab, self.config.tile, self.config.capacity)
         self.workspace = torch.zeros(rows * self.words, dtype=torch.int32, device=device)
         self.row_parts = -(-vocab // (32 * self.config.chunk))
+        self.sums = torch.empty(rows, 2, dtype=torch.float32, device=device)  # see kernels/logprobs.py
         self.launch = launcher(device)
+        self.ready: set[tuple] = set()  # types, alignments and sizes of which all kernels are compiled
 
     def run(
         self,
@@ -93,16 +99,17 @@ class Step:
         self._run(logits, slots, table, outputs, uniforms, history, touched, advance and not later, decided)
         if logprobs is None and not top:
             return outputs.bare
-        sums = None if logprobs == "processed" else self._raw_logprobs(logits, outputs)
+        if logprobs != "processed":
+            self._start(self._raw_launch(logits, is_aligned(logits), outputs))
         result = outputs.bare if logprobs is None else outputs.bare._replace(logprobs=outputs.logprobs)
         if not top:
             return result
-        if sums is None:
+        if logprobs == "processed":
             ids, values = self._most_probable(logits, slots, table, outputs, top, touched)
             if advance:
-                self._advance(slots, table, outputs)
+                self._start(self._advance_launch(slots, table, outputs))
         else:
-            maximum, log_sum = sums.double().unbind(1)
+            maximum, log_sum = self.sums[: outputs.rows].double().unbind(1)
             ids, values = most_probable(sanitised(logits), maximum, log_sum, torch.ones_like(log_sum), top)
         return result._replace(top_ids=ids, top_logprobs=values)
 
@@ -110,20 +117,27 @@ class Step:
         self, logits: Tensor, out: Tensor, slots: Tensor, table: Tensor, outputs: Outputs, *, history: int, touched: int
     ) -> None:
         self._run(logits, slots, table, outputs, None, history, touched, advance=False, decided=False)
-        self._write_scores(logits, out, slots, table, outputs, touched, divide=True)
+        self._start(self._scores_launch(logits, out, slots, table, outputs, touched, divide=True))
 
     def warm_up(self, dtype: torch.dtype, table: Tensor) -> None:
-        """Compiles all that `run` may launch for logits of this type."""
-        logits = torch.zeros(1, 16, dtype=dtype, device=self.device)
+        """Compiles all that `run` and `process_logits` may launch for logits of this type."""
+        logits, scores = (torch.zeros(1, 16, dtype=one, device=self.device) for one in (dtype, torch.float32))
         slots, outputs = torch.zeros(1, dtype=torch.int64, device=self.device), Outputs(1, self.device)
+        self.launch.compile(*self._advance_launch(slots, table, outputs))
         # A vocabulary that eight does not divide is never aligned.
         for aligned in {self.vocab % 8 == 0, False}:
-            for merged in (True, False):
-                given = logits if aligned else logits[:, 1:]
+            given = logits if aligned else logits[:, 1:]
+            self.launch.compile(*self._raw_launch(given, aligned, outputs))
+            kernel, programs, warps, arguments, sizes = self._scores_launch(
+                given, scores, slots, table, outputs, 1, divide=True
+            )
+            self.launch.compile(kernel, programs, warps, arguments, (aligned, *sizes[1:]))
+            for merged in {self.config.merged > 0, False}:
                 for launch in self._launches(
                     given, aligned, merged, slots, table, outputs, None, 1, 1, advance=True, decided=False
                 ):
                     self.launch.compile(*launch)
+                self.ready.add((dtype, aligned, merged))
 
     def _run(
         self, logits, slots, table, outputs, uniforms, history: int, touched: int, advance: bool, decided: bool
@@ -132,15 +146,25 @@ class Step:
         rows = len(slots)
         if rows == 0:
             return
-        merged = rows * self._parts(touched) <= self.config.merged
-        self.launch(
-            *self._launches(
-                logits, is_aligned(logits), merged, slots, table, outputs, uniforms, history, touched, advance, decided
-            )
+        aligned, merged = is_aligned(logits), rows * self._parts(touched) <= self.config.merged
+        launches = self._launches(
+            logits, aligned, merged, slots, table, outputs, uniforms, history, touched, advance, decided
         )
+        if decided and (logits.dtype, aligned, merged) not in self.ready:
+            # Whoever captures this step in a CUDA graph captures all launches, and cannot compile then.
+            for launch in self._launches(
+                logits, aligned, merged, slots, table, outputs, uniforms, history, touched, advance, decided=False
+            ):
+                self.launch.compile(*launch)
+            self.ready.add((logits.dtype, aligned, merged))
+        self.launch(*launches)
+
+    def _start(self, launch: tuple) -> None:
+        if launch[1] > 0:
+            self.launch(launch)
 
     def _parts(self, touched: int) -> int:
-        return self.row_parts + -(-touched // TOUCHED_SHARE)
+        return self.row_parts + min(-(-touched // TOUCHED_SHARE), TOUCHED_PROGRAMS)
 
     def _launches(
         self, logits, aligned, merged, slots, table, outputs, uniforms, history, touched, advance, decided
@@ -165,39 +189,32 @@ class Step:
                 launches.append((conclude, rows, warps, common, (aligned, tile, capacity)))
         return launches
 
-    def _raw_logprobs(self, logits: Tensor, outputs: Outputs) -> Tensor:
-        """Log-probabilities of the drawn tokens into `outputs`; -> float32 [B, 2], see kernels/logprobs.py."""
-        sums = torch.empty(len(logits), 2, dtype=torch.float32, device=self.device)
-        if len(logits):
-            arguments = (logits, logits.stride(0), self.vocab, outputs.token_ids, outputs.logprobs, sums)
-            self.launch((raw_logprobs, len(logits), self.config.warps, arguments, (is_aligned(logits),)))
-        return sums
+    def _raw_launch(self, logits: Tensor, aligned: bool, outputs: Outputs) -> tuple:
+        """Log-probabilities of the drawn tokens into `outputs`, and what lists of them need into `self.sums`."""
+        arguments = (logits, logits.stride(0), self.vocab, outputs.token_ids, outputs.logprobs, self.sums)
+        return raw_logprobs, outputs.rows, self.config.warps, arguments, (aligned,)
 
-    def _write_scores(
+    def _scores_launch(
         self, logits: Tensor, out: Tensor, slots: Tensor, table: Tensor, outputs: Outputs, touched: int, divide: bool
-    ) -> None:
+    ) -> tuple:
         """After a run without `advance`: what is kept, over the temperature if `divide`, and -inf elsewhere."""
-        rows, config = len(slots), self.config
-        if rows == 0:
-            return
-        parts = self._parts(touched)
+        rows, config, parts = len(slots), self.config, self._parts(touched)
         arguments = (logits, logits.stride(0), out, out.stride(0), self.vocab, slots, table, self.workspace)
         arguments += (outputs.token_ids, int(divide), self.row_parts, parts)
         sizes = (is_aligned(logits) and is_aligned(out), config.chunk, config.tile, config.capacity)
-        self.launch((process_logits_kernel, rows * parts, config.warps, arguments, sizes))
+        return process_logits_kernel, rows * parts, config.warps, arguments, sizes
 
-    def _advance(self, slots: Tensor, table: Tensor, outputs: Outputs) -> None:
+    def _advance_launch(self, slots: Tensor, table: Tensor, outputs: Outputs) -> tuple:
         """Ends a run that was made without `advance`."""
-        if len(slots):
-            arguments = (slots, table, self.workspace, outputs.memory, len(slots), self.vocab)
-            self.launch((advance, len(slots), 4, arguments, (self.config.tile, self.config.capacity)))
+        arguments = (slots, table, self.workspace, outputs.memory, len(slots), self.vocab)
+        return advance, len(slots), 4, arguments, (self.config.tile, self.config.capacity)
 
     def _most_probable(
         self, logits: Tensor, slots: Tensor, table: Tensor, outputs: Outputs, count: int, touched: int
     ) -> tuple[Tensor, Tensor]:
         """Of the processed distribution. After a run without `advance`."""
         x = torch.empty(logits.shape, dtype=torch.float32, device=self.device)
-        self._write_scores(logits, x, slots, table, outputs, touched, divide=False)
+        self._start(self._scores_launch(logits, x, slots, table, outputs, touched, divide=False))
         rows = self.workspace.view(-1, self.words)[: len(slots)]
         maximum = rows.view(torch.float32)[:, layout.MAXIMUM.value].double()
         log_sum = (rows.view(torch.int64)[:, layout.KEPT_MASS.value].double() * 2.0**-MASS_BITS).log()

@@ -251,6 +251,13 @@ def test_bins_are_added_to_in_words(code):
         assert not [name for name in atomics if re.search(r"64|CAST|SPIN", name)], f"{kernel}: {atomics}"
 
 
+def test_what_threads_share_without_order_is_accessed_atomically(code):
+    """Penalties and bans write where others read at the same time."""
+    for kernel, instructions in code.items():
+        plain = {it.name for it in instructions if it.file == "atomics.h" and re.match(r"(LD|ST)[GS]?\b", it.name)}
+        assert not plain, f"{kernel}: {plain}"
+
+
 def test_clusters_and_dependent_launches(tools, kernels, code):
     text = tools.read("cuobjdump", "--dump-ptx", kernels)
     waits = len(re.findall(r"\bgriddepcontrol\.wait\b", text))

@@ -22,6 +22,8 @@ from pyllmdecode.backends import state_gpu, triton_launch
 from pyllmdecode.backends import triton as host
 
 VOCAB, BATCH, LENGTH = 10_000, 100, 4096
+KERNELS = (host.edits, host.scan, host.decide, host.masses, host.conclude, host.advance, host.raw_logprobs)
+KERNELS += (host.process_logits_kernel,)
 launched = []
 
 
@@ -29,13 +31,14 @@ class Launcher:
     def __init__(self, source, metadata):
         self.name = metadata.name
 
-    def __call__(self, *arguments):
-        launched.append((self.name, arguments[0]))
+    def __call__(self, gridX, gridY, gridZ, stream, function, *args):
+        launched.append((self.name, gridX))
 
 
 class Driver:
     launcher_cls = Launcher
     binary_ext = "cubin"
+    target = GPUTarget("cuda", 90, 32)
 
     def __init__(self):
         self.utils = types.SimpleNamespace(
@@ -51,24 +54,40 @@ class Driver:
         return 0
 
     def get_current_target(self):
-        return GPUTarget("cuda", 90, 32)
+        return self.target
 
 
 def compiled() -> int:
     """Variants in Triton's own caches."""
-    kernels = (host.edits, host.scan, host.decide, host.masses, host.conclude, host.advance, host.raw_logprobs)
-    return sum(len(cache[0]) for kernel in kernels for cache in kernel.device_caches.values())
+    return sum(len(cache[0]) for kernel in KERNELS for cache in kernel.device_caches.values())
 
 
-def pretend():
-    driver.set_active(Driver())
+def pretend(kind=Driver):
+    driver.set_active(kind())
+    for kernel in KERNELS:
+        kernel.device_caches.clear()  # of the GPU that was pretended before
     device = torch.device("cpu")
-    triton_launch._launchers[device] = triton_launch._Device(device)
+    triton_launch._launchers[device] = triton_launch._on_device(device)
     host.INTERPRETED, host.DEVICE_TYPE = True, "cpu"  # tensors are on the CPU
     state_gpu.is_capturing = lambda device: False
     torch.cuda.current_device = lambda: None  # the index of torch.device("cpu")
     torch.cuda.device = lambda device: contextlib.nullcontext()
     torch._C._cuda_getCurrentRawStream = lambda index: 0
+
+
+def capture(rows: int) -> tuple[int, int]:
+    """Of a sampler that has not been warmed up, all of whose requests have top-k: a step, and the same in a capture."""
+    sampler = pld.Sampler(VOCAB, rows, LENGTH, backend="triton")
+    for _ in range(rows):
+        sampler.add(SamplingParams(top_k=50), [1, 2, 3])
+    logits = torch.zeros(rows, VOCAB, dtype=torch.float16)
+    sampler.step(logits)
+    after_step, state_gpu.is_capturing = compiled(), lambda device: True
+    launched.clear()
+    sampler.step(logits)
+    assert "masses" in {name for name, _ in launched}
+    state_gpu.is_capturing = lambda device: False
+    return after_step, compiled()
 
 
 def main():
@@ -91,11 +110,20 @@ def main():
                 logits = memory.as_strided((rows, VOCAB), (stride, 1), offset)
                 sampler.step(logits, range(rows))
                 sampler.step(logits, range(rows), uniforms=[5] * rows)
+    for rows in (1, 2, 3, BATCH):  # whose log-probabilities begin at 16 bytes or not
+        for offset in (0, 1):
+            logits = memory.as_strided((rows, VOCAB), (VOCAB + 8, 1), offset)
+            for logprobs in ("raw", "processed"):
+                for top in (0, 2):
+                    sampler.step(logits, range(rows), logprobs=logprobs, top_logprobs=top)
+            pld.process_logits(logits, requests[0], backend="triton")
     after_steps = compiled()
     seen = sorted({name for name, _ in launched})
 
     sampler.step(torch.zeros(BATCH, VOCAB))  # another type has to be compiled: the count does count
     other_type = compiled()
+
+    captured = [capture(rows) for rows in (1, BATCH)]
 
     logits = memory[: BATCH * VOCAB].view(BATCH, VOCAB)
     times = []
@@ -109,6 +137,7 @@ def main():
                 "after warm_up": after_warm_up,
                 "after steps": after_steps,
                 "after another type": other_type,
+                "after steps and after capturing them": captured,
                 "launched": seen,
                 "microseconds of Python per step, launches apart": round(sorted(times)[10] * 1e6, 1),
             }

@@ -16,6 +16,7 @@ KIB = 1024
 SHARED = {"cuda:80": 163 * KIB, "cuda:90": 227 * KIB, "cuda:100": 227 * KIB, "hip:gfx942": 64 * KIB}
 TARGETS = [(target, "bfloat16") for target in SHARED] + [("cuda:90", "float32"), ("cuda:90", "float16")]
 QUICK = "cuda:90", "bfloat16"  # each takes 40 s on a core
+KERNELS = {"edits", "scan", "decide", "masses", "conclude", "advance", "raw_logprobs", "process_logits"}
 # Approximations that only guess where to look, see kernels/bracket.py.
 GUESSES = {"ex2.approx.ftz.f32", "sqrt.approx.ftz.f32"}
 
@@ -48,7 +49,7 @@ def test_what_the_compiler_makes(target, dtype):
     fusing = [variant for variant in found if variant["kernel"] == "fusing"]
     served = [variant for variant in found if variant["kernel"] != "fusing"]
     names = {variant["kernel"] for variant in served}
-    assert names == {"edits", "scan", "decide", "masses", "conclude", "advance", "raw_logprobs", "process_logits"}
+    assert names == KERNELS
     for variant in served:
         assert variant["stack"] == 0 and variant["local"] == 0, f"spills: {variant}"
         assert variant["fused"] == 0, f"fused multiply-add: {variant}"
@@ -64,8 +65,28 @@ def test_what_the_compiler_makes(target, dtype):
 
 @pytest.mark.thorough
 def test_steps_do_not_compile():
-    """After Sampler.warm_up, whatever the batch, the parameters, and the alignment and stride of the logits."""
+    """After Sampler.warm_up, whatever the batch, the parameters, and the alignment and stride of the logits; and in a
+    capture not after a step of the same slots either."""
     counts = run("count_compilations.py")
-    assert set(counts["launched"]) == {"edits", "scan", "decide", "masses", "conclude"}
+    assert set(counts["launched"]) == KERNELS
+    for after_step, after_capture in counts["after steps and after capturing them"]:
+        assert after_step == after_capture
     assert counts["after warm_up"] == counts["after steps"] > 0
     assert counts["after another type"] > counts["after steps"]  # the count does count
+
+
+@pytest.mark.thorough
+def test_launches_where_others_go():
+    """On AMD's GPUs no offset is cut to 32 bits, whatever the size of the first tensors was, and no stages are merged;
+    under a launcher that is not known, launches go Triton's own way."""
+    found = run("pretend_others.py")
+    apart = ["edits", "scan", "decide", "masses", "conclude"]
+    assert found["AMD"] == {
+        "launcher": "_Device",
+        "launched": apart,
+        "compiled": len(apart),
+        "compiled for less than 2 GiB": 0,
+    }
+    assert found["AMD, sizes taken for granted"]["compiled for less than 2 GiB"] > 0  # the count does count
+    assert found["another launcher"]["launcher"] == "_Public"
+    assert found["another launcher"]["launched"] == ["edits", "scan", "masses"]
