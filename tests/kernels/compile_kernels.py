@@ -14,61 +14,15 @@ import tempfile
 from pathlib import Path
 
 os.environ["TRITON_INTERPRET"] = "0"
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))  # bench, which is not installed
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
-from pyllmdecode.backends import triton as host
-from pyllmdecode.backends import triton_launch
-from pyllmdecode.backends.gpu import Outputs
-from pyllmdecode.tables import TABLE_WORDS
+from bench.gpu.compiled import compile_for, variants
 
-POINTERS = {torch.int64: "*i64", torch.int32: "*i32", torch.float32: "*fp32"}
-POINTERS |= {torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
-
-
-def variants(dtype: torch.dtype, vocab: int = 128256):
-    """(name, launch) of all launches of steps, lists of log-probabilities and process_logits."""
-    launches = {}
-
-    class Recorder:
-        def __call__(self, *some):
-            for kernel, _, warps, arguments, constants in some:
-                launches[kernel.fn.__name__, constants] = kernel, warps, arguments, constants
-
-        def compile(self, *launch):
-            self(launch)
-
-    triton_launch._launchers[torch.device("cpu")] = Recorder()
-    table = torch.zeros(64, TABLE_WORDS, dtype=torch.int64)
-    step, outputs = host.Step(vocab, 1, torch.device("cpu")), Outputs(1, torch.device("cpu"))
-    step.warm_up(dtype, table)
-    slots, scores = torch.zeros(1, dtype=torch.int64), torch.empty(1, vocab)
-    for logits in (torch.zeros(1, vocab, dtype=dtype), torch.zeros(1, vocab + 8, dtype=dtype)[:, 1 : vocab + 1]):
-        given, room = (slots, table, outputs), {"history": 1, "touched": 1}
-        for logprobs in ("raw", "processed"):
-            step.run(logits, *given, None, logprobs, 1, **room, advance=True, decided=False)
-        step.process_logits(logits, scores, *given, **room)
-    return launches
-
-
-def compile_for(target: GPUTarget, kernel, warps, arguments, constants, fusion=False):
-    parameters = list(kernel.params)
-    signature, constexprs, attributes = {}, {}, {}
-    for index, (parameter, value) in enumerate(zip(parameters, (*arguments, *constants), strict=True)):
-        if parameter.is_constexpr:
-            signature[parameter.name], constexprs[parameter.name] = "constexpr", value
-        elif isinstance(value, torch.Tensor):
-            signature[parameter.name] = POINTERS[value.dtype]
-            if value.data_ptr() % 16 == 0 and not parameter.do_not_specialize_on_alignment:
-                attributes[(index,)] = [["tt.divisibility", 16]]
-        else:
-            signature[parameter.name] = parameter.annotation_type
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constexprs, attrs=attributes)
-    return triton.compile(source, target=target, options={"num_warps": warps, "enable_fp_fusion": fusion})
 
 
 def nvidia(compiled) -> dict:
