@@ -6,7 +6,6 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,16 +14,12 @@ from torch.compiler import is_dynamo_compiling
 
 from . import inputs, ops
 from .backends.choice import ON_GPUS, choose, module
+from .control import Control, Request, outside_graphs
 from .output import SampleOutput, checked
 from .params import SamplingParams, check_vocab
 
 
-class Request(NamedTuple):
-    params: SamplingParams
-    seed: int  # that of the parameters, or the one that was drawn
-
-
-class Sampler:
+class Sampler(Control):
     """Decoding state of up to `max_batch` requests, each of up to `max_length` tokens, prompt included.
 
     vocab_size: V of the logits that `step` will get, at most 2^22.
@@ -106,19 +101,14 @@ class Sampler:
             `params(slot)` of before, it then goes on as if it had never left. None: all.
         RuntimeError where all slots are taken.
         """
-        _outside_graphs("add")
+        outside_graphs("add")
         self._check_params(params)
         there = prompt_ids.to(self.device) if isinstance(prompt_ids, Tensor) else prompt_ids
         ids = inputs.token_ids(there, "prompt_ids", self.device)
         if len(ids) > self.max_length:
             raise ValueError(f"prompt_ids: got {len(ids)} tokens; accepted: at most max_length = {self.max_length}")
         length = len(ids) if prompt_length is None else _integer("prompt_length", prompt_length, 0, len(ids))
-        seed = inputs.draw_seeds([params])[0]
-        with self._lock:
-            slot = self._free_slot()
-            self._state.add(slot, params, seed, ids, length)
-            self._activate(slot, Request(params, seed))
-        return slot
+        return self._join(Request(params, inputs.draw_seeds([params])[0]), ids, length)
 
     def fork(self, slot: int, params: SamplingParams | None = None) -> int:
         """A copy of a slot, history and all, in a new slot; -> that one.
@@ -126,7 +116,7 @@ class Sampler:
         params: of the copy. None: the same; then a seed that was given stays, so the copy draws what the original draws
         from the same logits, and one that was not given is drawn anew.
         """
-        _outside_graphs("fork")
+        outside_graphs("fork")
         with self._lock:
             request = self._request(slot)
             params = request.params if params is None else params
@@ -139,7 +129,7 @@ class Sampler:
 
     def remove(self, slot: int) -> None:
         """Give a slot back."""
-        _outside_graphs("remove")
+        outside_graphs("remove")
         with self._lock:
             self._request(slot)
             requests = {other: request for other, request in self._now[0].items() if other != slot}
@@ -148,14 +138,14 @@ class Sampler:
 
     def history(self, slot: int) -> Tensor:
         """A copy of a slot's token ids, int64 [length], prompt first; ids outside the vocabulary read -1."""
-        _outside_graphs("history")
+        outside_graphs("history")
         with self._lock:
             self._request(slot)
             return self._state.history(slot)
 
     def params(self, slot: int) -> SamplingParams:
         """A slot's parameters, with the seed that was drawn where none was given."""
-        _outside_graphs("params")
+        outside_graphs("params")
         params, seed = self._request(slot)
         return params if params.seed is not None else dataclasses.replace(params, seed=seed)
 
@@ -214,8 +204,15 @@ class Sampler:
             with self._lock:
                 warm_up(dtype)
 
+    def _join(self, request: Request, ids: Tensor, prompt_length: int) -> int:
+        with self._lock:
+            slot = self._free_slot()
+            self._state.add(slot, *request, ids, prompt_length)
+            self._activate(slot, request)
+        return slot
+
     def _activate(self, slot: int, request: Request) -> None:
-        requests = dict(sorted([*self._now[0].items(), (slot, request)]))
+        requests = dict(sorted({**self._now[0], slot: request}.items()))
         self._now = requests, tuple(requests)
 
     def _free_slot(self) -> int:
@@ -283,11 +280,6 @@ def _restored(kind: type, sizes, device: str, backend: str, reuse_outputs: bool,
         sampler._state.add(slot, params, seed, history, prompt_length)
         sampler._activate(slot, Request(params, seed))
     return sampler
-
-
-def _outside_graphs(name: str) -> None:
-    if is_dynamo_compiling():  # what it reads or writes now is not what a step of the graph will
-        raise RuntimeError(f"Sampler.{name} in a compiled function: only step can be there")
 
 
 def _with_index(device: torch.device) -> torch.device:

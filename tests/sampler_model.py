@@ -53,6 +53,35 @@ class Mirror:
         del self.requests[slot]
         self.check()
 
+    def update(self, slot, params):
+        self.sampler.update(slot, params)
+        self.requests[slot].params = params
+        self.check()
+
+    def append(self, slot, ids, as_prompt=False):
+        self.sampler.append(slot, ids, as_prompt=as_prompt)
+        request = self.requests[slot]
+        request.tokens += [token if 0 <= token < self.vocab else -1 for token in ids]
+        if as_prompt:
+            request.prompt = len(request.tokens)
+        self.check()
+
+    def rewind(self, slot, n):
+        self.sampler.rewind(slot, n)
+        request = self.requests[slot]
+        del request.tokens[max(len(request.tokens) - n, 0) :]
+        request.prompt = min(request.prompt, len(request.tokens))
+        self.check()
+
+    def restore(self, slot, backend):
+        """A snapshot that a sampler of another backend has taken up and given on."""
+        between = backend.sampler(self.vocab, 1, self.max_length)
+        data = between.snapshot(between.restore(self.sampler.snapshot(slot)))
+        copy, source = self.sampler.restore(data), self.requests[slot]
+        assert copy == self.free[0] and data == self.sampler.snapshot(slot)
+        self.requests[copy] = Request(source.params, list(source.tokens), source.prompt)
+        self.check()
+
     def step(self, logits, slots=None, **options):
         rows = sorted(self.requests) if slots is None else [int(slot) for slot in slots]
         requests = [self.requests[slot] for slot in rows]

@@ -2,6 +2,7 @@
 
 import hypothesis.stateful as stateful
 from cases import INF, LISTS, normal
+from conftest import BackendUnderTest
 from hypothesis import settings
 from hypothesis import strategies as st
 from sampler_model import Mirror
@@ -30,6 +31,28 @@ class SamplerMachine(stateful.RuleBasedStateMachine):
     @stateful.rule(data=st.data())
     def remove(self, data):
         self.mirror.remove(self.slot(data))
+
+    @stateful.precondition(lambda self: self.mirror.requests)
+    @stateful.rule(data=st.data(), params=sampling_params(9))
+    def update(self, data, params):
+        self.mirror.update(self.slot(data), params)
+
+    @stateful.precondition(lambda self: self.mirror.requests)
+    @stateful.rule(data=st.data(), ids=st.lists(st.integers(-2, 10), max_size=9), as_prompt=st.booleans())
+    def append(self, data, ids, as_prompt):
+        slot = self.slot(data)
+        room = self.mirror.max_length - len(self.mirror.requests[slot].tokens)
+        self.mirror.append(slot, ids[:room], as_prompt)
+
+    @stateful.precondition(lambda self: self.mirror.requests)
+    @stateful.rule(data=st.data(), n=st.integers(0, 15))
+    def rewind(self, data, n):
+        self.mirror.rewind(self.slot(data), n)
+
+    @stateful.precondition(lambda self: self.mirror.requests and self.mirror.free)
+    @stateful.rule(data=st.data(), name=st.sampled_from(["reference", "cpu"]))
+    def restore(self, data, name):
+        self.mirror.restore(self.slot(data), BackendUnderTest(name, "cpu"))
 
     @stateful.rule(data=st.data(), seed=st.integers(0, 99), options=st.sampled_from(LISTS), all_slots=st.booleans())
     def step(self, data, seed, options, all_slots):

@@ -1,5 +1,6 @@
 #include "batch.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -126,6 +127,20 @@ void step(const Logits& logits, const Slots& state, const int64_t* slots, const 
     }
     ++state.counts[start + place];
   }
+}
+
+void place(const Slots& state, int64_t slot, const Contents& contents) {
+  state.params[slot] = *contents.params;
+  state.lists[slot] = contents.lists;
+  if (!contents.tokens) return;
+  const int64_t start = slot * state.max_length;
+  std::copy_n(contents.tokens, contents.length, state.tokens + start);
+  std::copy_n(contents.distinct, contents.num_distinct, state.distinct + start);
+  std::copy_n(contents.counts, contents.num_distinct, state.counts + start);
+  state.lengths[slot] = contents.length;
+  state.prompt_lengths[slot] = contents.prompt_length;
+  state.num_distinct[slot] = contents.num_distinct;
+  state.status[slot] = contents.status;
 }
 
 void read(const Logits& logits, float* out, int threads) {

@@ -39,17 +39,28 @@ struct Requests {
 
 // Histories and parameters that a sampler keeps, by slot.
 struct Slots {
-  const RowParams* params;      // [slots]
-  const int32_t* const* lists;  // [slots]
-  int32_t* tokens;              // [slots, max_length]
-  int32_t* distinct;            // [slots, max_length]
-  int32_t* counts;              // [slots, max_length]
-  int64_t* lengths;             // [slots]
-  int64_t* prompt_lengths;      // [slots]
-  int64_t* num_distinct;        // [slots]
-  int32_t* status;              // [slots] flags of the history itself
+  RowParams* params;        // [slots]
+  const int32_t** lists;    // [slots]
+  int32_t* tokens;          // [slots, max_length]
+  int32_t* distinct;        // [slots, max_length]
+  int32_t* counts;          // [slots, max_length]
+  int64_t* lengths;         // [slots]
+  int64_t* prompt_lengths;  // [slots]
+  int64_t* num_distinct;    // [slots]
+  int32_t* status;          // [slots] flags of the history itself
   int64_t max_length;
 };
+
+// What a slot holds, or null for what stays as it is.
+struct Contents {
+  const RowParams* params;
+  const int32_t* lists;
+  const int32_t *tokens, *distinct, *counts;  // null: the history stays
+  int64_t length, prompt_length, num_distinct;
+  int32_t status;
+};
+
+void place(const Slots& state, int64_t slot, const Contents& contents);
 
 void sample(const Logits& logits, const Requests& requests, const Outputs& out, int threads);
 void process_logits(const Logits& logits, const Requests& requests, float* out, int64_t out_stride, int threads);

@@ -39,6 +39,10 @@ class Memory {
   const T* as() const {
     return static_cast<const T*>(view_.buf);
   }
+  template <class T>
+  int64_t size() const {
+    return view_.len / int64_t(sizeof(T));
+  }
 
  private:
   Py_buffer view_{};
@@ -141,6 +145,15 @@ PYBIND11_MODULE(_cpu, m) {
     const release unlocked;
     pld::step({at<void>(logits), pld::DType(dtype), rows, vocab, stride}, state, at<int64_t>(slots),
               at<uint64_t>(uniforms), outputs_of(out), threads);
+  });
+  // Of a slot that is in use, in one call, as Python minds signals between its own instructions: a step never finds
+  // half of it. tokens, distinct, counts: int32, or None where the history stays.
+  m.def("place", [](const PySlots& state, int64_t slot, py::handle record, Address lists, py::handle tokens,
+                    py::handle distinct, py::handle counts, int64_t prompt_length, int32_t status) {
+    const Memory params(record), ids(tokens), known(distinct), often(counts);
+    pld::place(state, slot,
+               {params.as<pld::RowParams>(), at<int32_t>(lists), ids.as<int32_t>(), known.as<int32_t>(),
+                often.as<int32_t>(), ids.size<int32_t>(), prompt_length, known.size<int32_t>(), status});
   });
   m.def(
       "read",

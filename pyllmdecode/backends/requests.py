@@ -49,7 +49,7 @@ def build(
     tokens = torch.empty(batch, max(capacity, 1), dtype=torch.int32, device=device)
     tokens[:, : ids.shape[1]] = torch.where(inside, ids, -1)
     records, lists = _records(params, seeds, vocab)
-    lists = torch.from_numpy(lists).to(device)
+    lists = torch.from_numpy(lists).to(device, non_blocking=True)
     low_bytes = _low_bytes(tokens, ids.shape[1]) if any(one.no_repeat_ngram_size > 1 for one in params) else None
     generated = inside & (places >= prompt_lengths[:, None])
     arrays, num_touched, room = _touched(params, vocab, ids, inside, generated, capacity)
@@ -62,7 +62,7 @@ def build(
     words[:, WORD["lists"]] = lists.data_ptr()
     words[:, WORD["penalised"]] = [touches(one) for one in params]
     words[:, WORD["capacity"]] = capacity
-    table = torch.from_numpy(words).to(device)
+    table = torch.from_numpy(words).to(device, non_blocking=True)
     table[:, WORD["length"]] = lengths
     table[:, WORD["prompt_length"]] = prompt_lengths
     table[:, WORD["position"]] = positions
@@ -106,10 +106,10 @@ def _touched(
     for row, pairs in enumerate(biases):
         biased[row, : len(pairs)] = [token for token, _ in pairs]
         values[row, : len(pairs)] = [float32_bits(value) for _, value in pairs]
-    seen = inside & torch.tensor(penalised, dtype=torch.bool, device=device)[:, None]
-    both = torch.cat([torch.where(seen, ids, vocab), torch.from_numpy(biased).to(device)], 1)
+    seen = inside & torch.from_numpy(np.array(penalised)).to(device, non_blocking=True)[:, None]
+    both = torch.cat([torch.where(seen, ids, vocab), torch.from_numpy(biased).to(device, non_blocking=True)], 1)
     nothing = torch.zeros(batch, most, dtype=torch.int32, device=device)
-    bias = torch.from_numpy(values.view(np.float32)).to(device)
+    bias = torch.from_numpy(values.view(np.float32)).to(device, non_blocking=True)
     both, order = both.sort(1)
     first = torch.ones_like(both, dtype=torch.bool)
     first[:, 1:] = both[:, 1:] != both[:, :-1]

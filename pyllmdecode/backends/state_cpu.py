@@ -20,7 +20,7 @@ class State:
         self.vocab_size, self.max_length = vocab_size, max_length
         self.records = np.zeros((max_batch, RECORD_SIZE), np.uint8)
         self.list_addresses = np.zeros(max_batch, np.uint64)
-        self.lists: list[np.ndarray | None] = [None] * max_batch  # keeps the addresses alive
+        self.lists: list = [None] * max_batch  # keeps the addresses alive
         self.tokens, self.distinct, self.counts = (_reserve(max_batch, max_length) for _ in range(3))
         self.lengths, self.prompt_lengths, self.num_distinct = (np.zeros(max_batch, np.int64) for _ in range(3))
         self.status = np.zeros(max_batch, np.int32)
@@ -31,32 +31,31 @@ class State:
         self.selection = (), np.zeros(0, np.int64), 0  # the rows of the last step, as an array, and where that is
 
     def add(self, slot: int, params: SamplingParams, seed: int, ids: Tensor, prompt_length: int) -> None:
-        tokens = ids.numpy()
-        inside = (tokens >= 0) & (tokens < self.vocab_size)
-        known, index = np.unique(tokens[inside], return_inverse=True)
-        generated = np.arange(len(tokens))[inside] >= prompt_length
-        length = len(tokens)
-        self.tokens[slot, :length] = np.where(inside, tokens, -1)
-        self.distinct[slot, : len(known)] = known
-        self.counts[slot, : len(known)] = np.bincount(index, generated, len(known))
-        self.lengths[slot], self.prompt_lengths[slot] = length, prompt_length
-        self.num_distinct[slot] = len(known)
-        self.status[slot] = 0 if inside.all() else BAD_HISTORY_ID
-        self._set_params(slot, params, seed)
+        self._place(slot, params, seed, ids.numpy(), prompt_length)
 
     def fork(self, slot: int, copy: int, params: SamplingParams, seed: int) -> None:
-        for array, size in (
-            (self.tokens, self.lengths[slot]),
-            (self.distinct, self.num_distinct[slot]),
-            (self.counts, self.num_distinct[slot]),
-        ):
-            array[copy, :size] = array[slot, :size]
-        for array in (self.lengths, self.prompt_lengths, self.num_distinct, self.status):
-            array[copy] = array[slot]
-        self._set_params(copy, params, seed)
+        distinct = self.num_distinct[slot]
+        history = self.tokens[slot, : self.lengths[slot]], self.distinct[slot, :distinct], self.counts[slot, :distinct]
+        self._put(copy, params, seed, *history, int(self.prompt_lengths[slot]), int(self.status[slot]))
 
     def remove(self, slot: int) -> None:
         self.lists[slot] = None
+
+    def edit(
+        self, slot: int, params: SamplingParams, seed: int, *, drop: int = 0, more: Tensor | None = None,
+        as_prompt: bool = False,
+    ) -> None:  # fmt: skip
+        """Other parameters, and a history that is shorter by `drop` tokens, then longer by `more`, int64 [n]."""
+        length = int(self.lengths[slot])
+        kept = max(length - drop, 0)
+        if kept == length and more is None:  # as_prompt comes with tokens
+            return self._put(slot, params, seed)
+        tokens = self.tokens[slot, :kept] if more is None else np.concatenate([self.tokens[slot, :kept], more.numpy()])
+        prompt_length = len(tokens) if as_prompt else min(int(self.prompt_lengths[slot]), kept)
+        self._place(slot, params, seed, tokens, prompt_length)
+
+    def least_length(self, slot: int) -> int:
+        return int(self.lengths[slot])
 
     def history(self, slot: int) -> Tensor:
         return torch.from_numpy(self.tokens[slot, : self.lengths[slot]].astype(np.int64))
@@ -87,11 +86,20 @@ class State:
         )
         return output
 
-    def _set_params(self, slot: int, params: SamplingParams, seed: int) -> None:
+    def _place(self, slot: int, params: SamplingParams, seed: int, tokens: np.ndarray, prompt_length: int) -> None:
+        inside = (tokens >= 0) & (tokens < self.vocab_size)
+        known, index = np.unique(tokens[inside], return_inverse=True)
+        generated = np.arange(len(tokens))[inside] >= prompt_length
+        counts = np.bincount(index, generated, len(known))
+        history = [array.astype(np.int32) for array in (np.where(inside, tokens, -1), known, counts)]
+        self._put(slot, params, seed, *history, prompt_length, 0 if inside.all() else BAD_HISTORY_ID)
+
+    def _put(self, slot: int, params: SamplingParams, seed: int, *history) -> None:
+        """Parameters and, where it is given, a history; whatever interrupts this, a slot in use has all or nothing."""
         records, lists = pack_rows([params], [seed])
-        self.records[slot] = records[0]
+        self.lists[slot] = lists, self.lists[slot]  # whichever it needs
+        cpu._cpu.place(self.native, slot, records[0], lists.ctypes.data, *(history or (None, None, None, 0, 0)))
         self.lists[slot] = lists
-        self.list_addresses[slot] = lists.ctypes.data
 
 
 def _reserve(rows: int, columns: int) -> np.ndarray:

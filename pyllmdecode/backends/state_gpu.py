@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..output import SampleOutput
 from ..params import SamplingParams
-from ..tables import WORD
+from ..tables import HISTORY_FULL, WORD
 from .gpu import Outputs, ReusedOutputs
 from .requests import Requests, build, idle
 
@@ -32,6 +32,10 @@ def is_capturing(device: torch.device) -> bool:
 def wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _number(value: int, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.array([value], np.int64)).to(device, non_blocking=True)
 
 
 class Selection(NamedTuple):
@@ -59,8 +63,10 @@ class State:
         self.idle = idle().to(device)
         self.table = self.idle.repeat(max_batch, 1)
         self.kernels = backend.Step(vocab_size, max_batch, device)
-        self.requests: dict[int, Requests] = {}  # keeps the addresses in the table alive
+        # Keeps the addresses in the table alive. More than one after something has interrupted a change: see `_held`.
+        self.requests: dict[int, tuple[Requests, ...]] = {}
         self.decided = np.zeros(max_batch, bool)
+        self.least_lengths = [0] * max_batch
         self.outputs = ReusedOutputs(device) if reuse_outputs else functools.partial(Outputs, device=device)
         self.selections: dict[tuple[int, ...], Selection] = {}
         self.captured: list[tuple] = []  # what CUDA graphs read and write: it has to stay
@@ -70,10 +76,40 @@ class State:
         self.selection: Selection | None = None
 
     def add(self, slot: int, params: SamplingParams, seed: int, ids: Tensor, prompt_length: int) -> None:
-        self._place(slot, params, seed, ids.to(self.device), prompt_length)
+        length, prompt_length = (_number(n, self.device) for n in (len(ids), prompt_length))
+        self._place(slot, params, seed, ids.to(self.device)[None], length, prompt_length)
+        self.least_lengths[slot] = len(ids)
+
+    def edit(
+        self, slot: int, params: SamplingParams, seed: int, *, drop: int = 0, more: Tensor | None = None,
+        as_prompt: bool = False,
+    ) -> None:  # fmt: skip
+        """Other parameters, and a history that is shorter by `drop` tokens, then longer by `more`, int64 [n].
+
+        The device alone knows how long the history is, as graphs may have been replayed: where there is no room for
+        `more`, it leaves them out and says HISTORY_FULL.
+        """
+        self._settle()
+        row, ids, status = self.table[slot], self._held(slot).tokens.to(torch.int64), 0
+        length = (row[WORD["length"]] - drop).clamp(min=0)[None]
+        prompt_length = torch.minimum(row[WORD["prompt_length"]], length)
+        if more is not None:
+            places = length + torch.arange(len(more), dtype=torch.int64, device=self.device)
+            ids = torch.nn.functional.pad(ids, (0, len(more))).scatter(1, places[None], more[None])[:, : ids.shape[1]]
+            longer = length + len(more)
+            status = (longer > self.max_length) * HISTORY_FULL
+            length = torch.where(longer > self.max_length, length, longer)
+        if as_prompt:
+            prompt_length = length
+        self._place(slot, params, seed, ids, length, prompt_length, status)
+        self.least_lengths[slot] = max(self.least_lengths[slot] - drop, 0)
+
+    def least_length(self, slot: int) -> int:
+        """What is known without asking the device."""
+        return self.least_lengths[slot]
 
     def fork(self, slot: int, copy: int, params: SamplingParams, seed: int) -> None:
-        self._place(copy, params, seed, self.history(slot), self.prompt_length(slot))
+        self.add(copy, params, seed, self.history(slot), self.prompt_length(slot))
 
     def remove(self, slot: int) -> None:
         self.rows = None
@@ -85,7 +121,7 @@ class State:
     def history(self, slot: int) -> Tensor:
         self._settle()
         length = int(self.table[slot, WORD["length"]])  # asks the device, as replayed graphs count there only
-        return self.requests[slot].tokens[0, :length].to(torch.int64)
+        return self._held(slot).tokens[0, :length].to(torch.int64)
 
     def prompt_length(self, slot: int) -> int:
         return int(self.table[slot, WORD["prompt_length"]])
@@ -118,6 +154,13 @@ class State:
             decided=decided,
         )
 
+    def _held(self, slot: int) -> Requests:
+        """What a slot's row of the table holds addresses of."""
+        if len(self.requests[slot]) > 1:
+            address = int(self.table[slot, WORD["tokens"]])
+            self.requests[slot] = tuple(one for one in self.requests[slot] if one.tokens.data_ptr() == address)
+        return self.requests[slot][0]
+
     def _settle(self) -> None:
         """Waits for what the current stream does not order: replays, and steps on other streams."""
         self.streams.add(current_stream(self.device))
@@ -128,15 +171,19 @@ class State:
         self.kernels.warm_up(dtype, self.table)
 
     @torch.inference_mode(False)
-    def _place(self, slot: int, params: SamplingParams, seed: int, ids: Tensor, prompt_length: int) -> None:
-        length, prompts = (torch.tensor([n], dtype=torch.int64, device=self.device) for n in (len(ids), prompt_length))
-        built = build([params], [seed], self.vocab_size, ids[None], length, prompts, length, self.max_length)
+    def _place(
+        self, slot: int, params: SamplingParams, seed: int, ids: Tensor, length: Tensor, prompts: Tensor, status=0
+    ) -> None:
+        """ids: int64 [1, L], of which the first `length` count, int64 [1]. status: flags beside those of the ids."""
+        built = build([params], [seed], self.vocab_size, ids, length, prompts, length, self.max_length)
+        built.table[:, WORD["status"]] |= status
         self.rows = None
         self._settle()
-        self.requests[slot] = built
         self.decided[slot] = params.temperature == 0 or 0 < params.top_k < self.vocab_size
+        self.requests[slot] = *self.requests.get(slot, ()), built
         self.table[slot] = built.table[0]
         self._settle()
+        self.requests[slot] = (built,)
 
     @torch.inference_mode(False)
     def _select(self, rows: tuple[int, ...]) -> Selection:

@@ -37,6 +37,20 @@ class State:
     def remove(self, slot: int) -> None:
         del self.slots[slot]
 
+    def edit(
+        self, slot: int, params: SamplingParams, seed: int, *, drop: int = 0, more: Tensor | None = None,
+        as_prompt: bool = False,
+    ) -> None:  # fmt: skip
+        """Other parameters, and a history that is shorter by `drop` tokens, then longer by `more`, int64 [n]."""
+        before = self.slots[slot]
+        tokens = before.tokens[: max(len(before.tokens) - drop, 0)]
+        kept = len(tokens)
+        tokens = tokens if more is None else torch.cat([tokens, more])
+        self.add(slot, params, seed, tokens, len(tokens) if as_prompt else min(before.prompt_length, kept))
+
+    def least_length(self, slot: int) -> int:
+        return len(self.slots[slot].tokens)
+
     def history(self, slot: int) -> Tensor:
         return self.slots[slot].tokens.clone()
 

@@ -80,6 +80,43 @@ def test_a_graph_serves_requests_that_join_later(name):
         assert_equal(out.token_ids.cpu(), reference.step(logits.cpu()).token_ids, f"turn {turn}")
 
 
+def test_requests_are_controlled_between_replays(name):
+    sampler, reference = pair(name)
+    logits = normal(4, VOCAB).to("cuda")
+    sampler.step(logits)
+    reference.step(logits.cpu())
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = sampler.step(logits)
+    for turn in range(15):
+        for one in (sampler, reference):
+            slot = turn % 4
+            one.append(slot, repetitive(turn % 3, VOCAB, seed=turn))
+            one.rewind((slot + 1) % 4, turn % 5)
+            one.update((slot + 2) % 4, REQUESTS[turn % 3])
+            data = one.snapshot((slot + 3) % 4)
+            one.remove((slot + 3) % 4)
+            assert one.restore(data) == (slot + 3) % 4
+        graph.replay()
+        assert_equal(out.token_ids.cpu(), reference.step(logits.cpu()).token_ids, f"turn {turn}")
+
+
+def test_control_does_not_wait(name):
+    sampler, _ = pair(name)
+    logits = normal(4, VOCAB).to("cuda")
+    sampler.step(logits)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for slot in range(4):
+            sampler.update(slot, REQUESTS[slot - 1])
+            sampler.append(slot, [1, 2, 3])
+            sampler.rewind(slot, 2)
+            sampler.step(logits)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_a_replay_after_the_request_has_left(name):
     """Nothing is read or written that may belong to others by now."""
     sampler = pld.Sampler(VOCAB, 1, 100, device="cuda", backend=name)

@@ -81,7 +81,7 @@ def test_what_steps_read_is_changed_when_none_is_running(device, what, monkeypat
     device.waited()
     state, idle = sampler._state, sampler._state.idle
     events = []
-    tokens = weakref.ref(state.requests[0].tokens, lambda _: events.append("freed"))
+    tokens = weakref.ref(state.requests[0][0].tokens, lambda _: events.append("freed"))
 
     def wait(device):
         events.append("waited, written" if torch.equal(state.table[0], idle) else "waited")

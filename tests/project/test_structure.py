@@ -15,7 +15,7 @@ FLOORS = (
     {"output", "inputs", "reference"},
     {"kernels"},
     {"backends"},
-    {"eager", "gradient", "ops", "api", "sampler", "scoring"},
+    {"eager", "gradient", "ops", "api", "snapshots", "control", "sampler", "scoring"},
     {"search", "parallel", "losses", "repetition", "metrics"},
     {"pyllmdecode"},
     {"integrations", "cli", "__main__"},
