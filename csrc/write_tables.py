@@ -31,6 +31,8 @@ def header() -> str:
         ("int32_t", "kEmptyRow", tables.EMPTY_ROW),
         ("int32_t", "kBadHistoryId", tables.BAD_HISTORY_ID),
         ("int32_t", "kHistoryFull", tables.HISTORY_FULL),
+        ("int32_t", "kRaw", tables.RAW),
+        ("int32_t", "kProcessed", tables.PROCESSED),
         ("int64_t", "kMaxVocab", tables.MAX_VOCAB),
     ]
     lines += [f"constexpr {ctype} {name} = {value};" for ctype, name, value in integers]

@@ -204,7 +204,7 @@ def leave(it, touched, banned, edited, token, vocab):
 
 @triton.jit
 def write(it, header, touched, banned, edited, row_index, token, kept, logprob, vocab, outputs, rows, flags):
-    """outputs: int64 token_ids, int64 kept, int32 status, float32 logprobs, one after the other, each [rows]."""
+    """outputs: int64 token_ids, int64 kept, int32 status, float32 log-probabilities, in this order, each [rows]."""
     status = tl.load(it + STATUS).to(tl.int32) | tl.where(tl.load(header + NAN_SEEN) > 0, _NAN_LOGITS, 0)
     status = status | tl.where(token < 0, _EMPTY_ROW, 0)
     full = ((flags & ADVANCE) != 0) & is_full(it)

@@ -41,8 +41,9 @@ def sample(
         seed, its position and its logits alone, not on its place in a batch, on B, or on the backend.
     uniforms: [B] 64-bit integers to draw with, instead of Philox4x32-10 at (seed, position).
     logprobs: "raw" for log-probabilities under the logits as given, "processed" for those under the filtered
-        distribution that was drawn from. None: none.
-    top_logprobs: how many of the most probable tokens to list, of the same distribution (raw where `logprobs` is None).
+        distribution that was drawn from, "both". None: none.
+    top_logprobs: how many of the most probable tokens to list, of the same distribution (processed of both, raw of
+        none). These two are for rows whose parameters leave them open.
     backend: "auto", "reference", "cpu", "triton" or "cuda"; see `backends()`.
     check: raise RowError where a row's status is not 0. Otherwise bad rows are flagged, and change no other row.
 

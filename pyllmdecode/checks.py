@@ -99,6 +99,14 @@ def id_or_ids(name: str, value) -> tuple[int, ...]:
     return ids(name, (plain,) if single else value)
 
 
+def logprobs(name: str, value) -> None:
+    accepted = "None, 'raw', 'processed', 'both'"
+    if not isinstance(value, str | None):
+        raise TypeError(_got(name, value, accepted, kind=True))
+    if value not in (None, "raw", "processed", "both"):
+        raise ValueError(_got(name, value, accepted))
+
+
 def biases(name: str, value) -> tuple[tuple[int, float], ...]:
     """Pairs sorted by id, from a mapping, also with ids as JSON has them ("42"), or from pairs."""
     items = value.items() if isinstance(value, Mapping) else _items(name, value, _PAIRS)

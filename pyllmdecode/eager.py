@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from . import inputs, reference
+from . import logprobs as asked
 from .backends import cpu, gpu
 from .backends.choice import ON_GPUS, choose, module
 from .output import SampleOutput, checked
@@ -21,13 +22,13 @@ def sample(
     prompts = inputs.check_prompt_lengths(prompt_lengths, known, batch)
     places = inputs.check_row_integers(positions, "positions", batch)
     bits = inputs.check_row_integers(uniforms, "uniforms", batch, high=2**64 - 1)
-    top = inputs.check_logprobs(logprobs, top_logprobs)
+    wanted = asked.wanted(logprobs, asked.check(logprobs, top_logprobs), params)
     chosen = choose(backend, logits.device)
     if chosen != "cpu":  # which looks for itself
         inputs.check_memory(logits, "logits")
         inputs.check_memory(known.ids, "history")
     seeds = inputs.draw_seeds(params)
-    given = logits, params, seeds, known, prompts, places, bits, logprobs, top
+    given = logits, params, seeds, known, prompts, places, bits, wanted
     if chosen == "cpu":
         output = cpu.sample_step(*given)
     elif chosen in ON_GPUS:
@@ -37,7 +38,7 @@ def sample(
         places = lengths if places is None else places.tolist()
         prompts = lengths if prompts is None else prompts.tolist()
         bits = None if bits is None else bits.tolist()
-        output = reference.sample_step(logits, params, rows, prompts, places, seeds, bits, logprobs, top)
+        output = reference.sample_step(logits, params, rows, prompts, places, seeds, bits, wanted)
     return checked(output) if check else output
 
 

@@ -196,6 +196,15 @@ def check_row_integers(values, name: str, batch: int, low: int = -(2**63), high:
     return np.ascontiguousarray(result)
 
 
+def check_integer(name: str, value, low: int, high: int = 2**31 - 1) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: got {value!r} ({type(value).__name__}); accepted: an integer from {low} to {high}")
+    number = operator.index(value)
+    if not low <= number <= high:
+        raise ValueError(f"{name}: got {number}; accepted: an integer from {low} to {high}")
+    return number
+
+
 def history_lengths(history: History) -> np.ndarray:
     """Each row's length without its padding, int64 [B]."""
     if not history.padded or history.ids.shape[1] == 0:
@@ -225,19 +234,6 @@ def check_prompt_lengths(prompt_lengths, history: History, batch: int) -> np.nda
                 f"accepted: 0 to {lengths[row]}, the length of its history"
             )
     return result
-
-
-def check_logprobs(logprobs, top_logprobs) -> int:
-    """`top_logprobs` as an int, both checked."""
-    if logprobs not in (None, "raw", "processed"):
-        raise ValueError(f"logprobs: got {logprobs!r}; accepted: None, 'raw', 'processed'")
-    if isinstance(top_logprobs, bool) or not hasattr(top_logprobs, "__index__"):
-        kind = type(top_logprobs).__name__
-        raise TypeError(f"top_logprobs: got {top_logprobs!r} ({kind}); accepted: an integer >= 0")
-    count = operator.index(top_logprobs)
-    if count < 0:
-        raise ValueError(f"top_logprobs: got {count}; accepted: an integer >= 0")
-    return count
 
 
 def _padded_history(history: Tensor, batch: int, device: torch.device) -> History:

@@ -30,7 +30,7 @@ OF_THE_LOOP = frozenset(
     chat_template_kwargs add_generation_prompt continue_final_message add_special_tokens documents detokenize
     skip_special_tokens spaces_between_special_tokens output_kind truncate_prompt_tokens extra_args request_id
     priority cache_prompt id_slot timings_per_token n_keep n_indent t_max_predict_ms n_probs post_sampling_probs
-    logprobs top_logprobs prompt_logprobs flat_logprobs return_tokens_as_token_ids
+    prompt_logprobs flat_logprobs return_tokens_as_token_ids
     early_stopping length_penalty low_memory use_cache cache_implementation cache_config compile_config disable_compile
     renormalize_logits output_attentions output_hidden_states output_scores output_logits return_dict_in_generate
     pad_token_id bos_token_id decoder_start_token_id is_assistant num_assistant_tokens num_assistant_tokens_schedule
@@ -118,9 +118,7 @@ _ADVICE = {
     "bad_words": "bad_words_ids, which takes token ids",
     "ignore_eos": "an end is the generation loop's to see; without eos_token_ids nothing here knows of one",
     "logits_processors": "not offered; change the logits before the step",
-    "logprobs": "an argument of sample and of Sampler.step",
-    "top_logprobs": "an argument of sample and of Sampler.step",
-    "n_probs": "top_logprobs, an argument of sample and of Sampler.step",
+    "n_probs": "top_logprobs",
 }
 _ADVICE |= dict.fromkeys(("logits_processor", "custom_logit_processor"), _ADVICE["logits_processors"])
 _ADVICE |= dict.fromkeys(("num_return_sequences", "best_of", "n_samples"), _ADVICE["n"])
@@ -160,7 +158,16 @@ def from_openai(request, fields: Iterable[str]) -> dict:
     """The fields that a request in the form of OpenAI's API gives; see SamplingParams.from_openai."""
     if not isinstance(request, Mapping):
         raise TypeError(f"request: got {type(request).__name__}; accepted: a mapping, such as the parsed JSON")
-    return _fields_among(request, list(fields))
+    return _fields_among(request | _log_probabilities(request.get("logprobs")), list(fields))
+
+
+def _log_probabilities(asked) -> dict:
+    """OpenAI's chats say whether they want some, its completions and vLLM how many; a kind is as good."""
+    if asked is None or isinstance(asked, str):
+        return {}
+    if isinstance(asked, bool):
+        return {"logprobs": "raw" if asked else None}
+    return {"logprobs": "raw", "top_logprobs": asked}
 
 
 def from_generation_config(config, fields: Iterable[str]) -> dict:

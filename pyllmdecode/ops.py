@@ -10,20 +10,26 @@ import itertools
 import os
 import weakref
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from . import eager, gradient, inputs
+from . import logprobs as asked
 from .output import SampleOutput
-from .params import SamplingParams, constant, from_text
+from .params import KINDS, SamplingParams, constant, from_text
+from .tables import PROCESSED, RAW
 
 # needs_exact_strides: the tokens of a row have to be adjacent, as they are in eager code. cudagraph_unsafe: a step
 # draws seeds, packs parameters and keeps account of histories on the host, which a replay would leave out.
 _TAGS = (torch.Tag.needs_exact_strides, torch.Tag.cudagraph_unsafe, torch.Tag.pt2_compliant_tag)
-_RESULT = "(Tensor token_ids, Tensor logprobs, Tensor top_ids, Tensor top_logprobs, Tensor kept, Tensor status)"
-_DTYPES = (torch.int64, torch.float32, torch.int64, torch.float32, torch.int64, torch.int32)
+_RESULT = (
+    "(Tensor token_ids, Tensor logprobs, Tensor top_ids, Tensor top_logprobs, Tensor kept, Tensor status, "
+    "Tensor raw_logprobs, Tensor ranks)"
+)
+_DTYPES = (torch.int64, torch.float32, torch.int64, torch.float32, torch.int64, torch.int32, torch.float32, torch.int64)
 
 _library = torch.library.Library("pyllmdecode", "DEF")
 # Results that were not asked for are empty. params: see `_text`. history is padded, histories has a tensor for each
@@ -78,7 +84,7 @@ def sample(
         check,
         0 if all('"seed":' in line for line in text.splitlines()) else _next_call(),
     )
-    return _output(drawn, logprobs, top)
+    return _output(drawn, _there(logprobs, top, text))
 
 
 def process_logits(logits, params, history, prompt_lengths, backend) -> Tensor:
@@ -91,11 +97,14 @@ def process_logits(logits, params, history, prompt_lengths, backend) -> Tensor:
 
 
 def sampler_step(sampler: Tensor, logits, slots, uniforms, logprobs, top_logprobs, check) -> SampleOutput:
-    """`Sampler.step`, being traced, of the sampler with this handle. The tensors returned belong to the caller."""
+    """`Sampler.step`, being traced, of the sampler with this handle. The tensors returned belong to the caller.
+
+    They are those that the call asks for: which requests there will be is not known.
+    """
     top = _top(logprobs, top_logprobs)
     rows, bits = _integers(slots, "slots", logits), _integers(uniforms, "uniforms", logits)
     drawn = _ops.sampler_step(sampler, _tensor(logits), rows, bits, logprobs, top, check)
-    return _output(drawn, logprobs, top)
+    return _output(drawn, _there(logprobs, top))
 
 
 def handle(sampler) -> Tensor:
@@ -113,9 +122,9 @@ def _tensor(logits) -> Tensor:
 
 
 def _top(logprobs, count) -> int:
-    if logprobs in (None, "raw", "processed") and isinstance(count, int) and type(count) is not bool and count >= 0:
+    if logprobs in KINDS and isinstance(count, int) and type(count) is not bool and count >= 0:
         return count  # maybe a symbol
-    return inputs.check_logprobs(logprobs, count)
+    return asked.check(logprobs, count)
 
 
 def _text(params, logits) -> str:
@@ -161,13 +170,48 @@ def _integers(values, name: str, logits) -> Tensor | None:
     return torch.tensor(values, device="cpu") if values else torch.zeros(0, dtype=torch.int64, device="cpu")
 
 
-def _output(drawn, logprobs, top: int) -> SampleOutput:
-    token_ids, values, top_ids, top_values, kept, status = drawn
-    if logprobs is None:
-        values = None
-    if top == 0:
-        top_ids = top_values = None
-    return SampleOutput(token_ids, values, top_ids, top_values, kept, status)
+class _There(NamedTuple):
+    """Which results of an operator there are."""
+
+    chosen: bool
+    both: bool
+    raw: bool
+    width: int  # maybe a symbol
+
+
+def _there(logprobs, top, text: str = "") -> _There:
+    if _rows_ask(text):
+        return _there_by_rows(logprobs, int(top), text)
+    kind = KINDS[logprobs]
+    return _There(kind != 0, kind == RAW | PROCESSED, kind & RAW != 0 or (kind == 0 and top != 0), top)
+
+
+@constant
+def _rows_ask(text: str) -> bool:
+    return "logprobs" in text
+
+
+@constant
+def _there_by_rows(logprobs, top: int, text: str) -> _There:
+    rows = _params(text)
+    wanted = asked.wanted(logprobs, top, [rows] if isinstance(rows, SamplingParams) else rows)
+    return _There(wanted.chosen, wanted.both, wanted.raw, wanted.width) if wanted else _There(False, False, False, 0)
+
+
+def _output(drawn, there: _There) -> SampleOutput:
+    token_ids, logprobs, top_ids, top_logprobs, kept, status, raw_logprobs, ranks = drawn
+    if there.width == 0:
+        top_ids = top_logprobs = None
+    return SampleOutput(
+        token_ids,
+        logprobs if there.chosen else None,
+        top_ids,
+        top_logprobs,
+        kept,
+        status,
+        raw_logprobs if there.both else None,
+        ranks if there.raw else None,
+    )
 
 
 def _tensors(output: SampleOutput, shared: bool) -> tuple[Tensor, ...]:
@@ -199,7 +243,7 @@ def _sampler_step(sampler, logits, slots, bits, logprobs, top, check):
         raise RuntimeError(
             f"sampler: got handle {int(sampler)}; accepted: that of a Sampler which lives in this process"
         )
-    output = found._step(logits, slots, bits, logprobs, top, check)
+    output = found._step(logits, slots, bits, logprobs, top, check, of_call=True)
     return _tensors(output, shared=found.reuse_outputs)
 
 
@@ -223,12 +267,12 @@ def _derivative(grad, logits, scores, text, history, histories):
     return gradient.of_scores(grad, logits, scores, params, known)
 
 
-def _results(logits, logprobs, top) -> tuple[Tensor, ...]:
+def _results(logits, there: _There) -> tuple[Tensor, ...]:
     """What an operator returns, but for the values."""
-    batch = logits.shape[0]
-    chosen = (batch,) if logprobs is not None else (0,)
-    most_probable = (batch, top) if top != 0 else (0,)
-    shapes = ((batch,), chosen, most_probable, most_probable, (batch,), (batch,))
+    rows = (logits.shape[0],)
+    chosen, both, raw = ((rows if one else (0,)) for one in there[:3])
+    lists = (*rows, there.width) if there.width != 0 else (0,)
+    shapes = (rows, chosen, lists, lists, rows, rows, both, raw)
     return tuple(logits.new_empty(shape, dtype=dtype) for shape, dtype in zip(shapes, _DTYPES))
 
 
@@ -237,10 +281,10 @@ def _register(name: str, run, fake) -> None:
     torch.library.register_fake(f"pyllmdecode::{name}", fake, lib=_library)
 
 
-_register("sample_step", _sample_step, lambda logits, *others: _results(logits, *others[6:8]))
+_register("sample_step", _sample_step, lambda logits, text, *others: _results(logits, _there(*others[5:7], text)))
 _register("process_logits", _process_logits, lambda logits, *_: logits.new_empty(logits.shape, dtype=torch.float32))
 _register("process_logits_backward", _derivative, lambda _, logits, *__: torch.empty_like(logits))
-_register("sampler_step", _sampler_step, lambda _, logits, *others: _results(logits, *others[2:4]))
+_register("sampler_step", _sampler_step, lambda _, logits, *others: _results(logits, _there(*others[2:4])))
 torch.library.register_autograd(
     "pyllmdecode::process_logits", _process_logits_backward, setup_context=_keep_for_backward, lib=_library
 )

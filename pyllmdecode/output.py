@@ -23,6 +23,8 @@ class SampleOutput(NamedTuple):
     top_logprobs: Tensor | None  # float32 [B, n], falling
     kept: Tensor  # int64 [B], how many tokens the filters kept
     status: Tensor  # int32 [B], flags NAN_LOGITS, EMPTY_ROW, BAD_HISTORY_ID, HISTORY_FULL
+    raw_logprobs: Tensor | None = None  # float32 [B], where `logprobs` are processed ones and a row asks for both
+    ranks: Tensor | None = None  # int64 [B], of the drawn token among the logits as given, from 1; 0: nothing drawn
 
 
 class RowError(ValueError):

@@ -12,11 +12,12 @@ import numpy as np
 
 from . import checks, names
 from .checks import constant, float32_bits
-from .tables import NO_TOP_P, RECORD_FORMAT, RECORD_SIZE, top_p_units
+from .tables import NO_TOP_P, PROCESSED, RAW, RECORD_FORMAT, RECORD_SIZE, top_p_units
 
 LOG2_E = 1.4426950408889634
 FLOAT32_MAX = float.fromhex("0x1.fffffep+127")
 INT32_MAX = 2**31 - 1
+KINDS = {None: 0, "raw": RAW, "processed": PROCESSED, "both": RAW | PROCESSED}  # of log-probabilities
 
 _PACKED = RECORD_FORMAT.replace("f", "I")  # float32 fields are packed as their bits
 
@@ -52,6 +53,8 @@ class SamplingParams:
     allowed_token_ids: nothing else can be drawn; an empty list allows nothing.
     bad_words_ids: non-empty sequences of ids that must not be completed.
     min_new_tokens, eos_token_ids: ban the eos ids (one id, or several) until so many tokens have been generated.
+    logprobs, top_logprobs: what to say of the drawn token ("raw", "processed" or "both") and how many of the most
+        probable ones to list (contract, section 6); None, 0: what the call asks for.
     seed: integer in [-2^63, 2^64), taken modulo 2^64; None: a fresh one is drawn.
 
     Rows with the same seed and histories of one length draw with the same random bits, whatever their prompts:
@@ -75,6 +78,8 @@ class SamplingParams:
     bad_words_ids: Sequence[Sequence[int]] | None = None
     min_new_tokens: int = 0
     eos_token_ids: int | Sequence[int] | None = None
+    logprobs: str | None = None
+    top_logprobs: int = 0
     seed: int | None = None
 
     # Not fields: neither compared nor pickled.
@@ -122,7 +127,8 @@ class SamplingParams:
         put("repetition_penalty", checks.factor("repetition_penalty", self.repetition_penalty))
         for name in ("presence_penalty", "frequency_penalty"):
             put(name, checks.float32(name, getattr(self, name)))
-        for name in ("no_repeat_ngram_size", "min_new_tokens"):
+        checks.logprobs("logprobs", self.logprobs)
+        for name in ("no_repeat_ngram_size", "min_new_tokens", "top_logprobs"):
             put(name, checks.integer(name, getattr(self, name), "an integer >= 0"))
         for name, check in (
             ("logit_bias", checks.biases),
@@ -232,6 +238,8 @@ def pack(params: SamplingParams, seed: int, lists: MutableSequence[int]) -> byte
         min(max(params.top_k, 0), INT32_MAX),
         min(params.no_repeat_ngram_size, INT32_MAX),
         min(params.min_new_tokens, INT32_MAX),
+        KINDS[params.logprobs],
+        min(params.top_logprobs, INT32_MAX),
     )
     if params._largest_id < 0:  # nothing in `lists`: the record is the same in every batch
         object.__setattr__(params, "_record", record)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
 from . import inputs, ops
+from . import logprobs as asked
 from .backends.choice import ON_GPUS, choose, module
 from .control import Control, Request, outside_graphs
 from .output import SampleOutput, checked
@@ -45,9 +46,9 @@ class Sampler(Control):
         backend: str = "auto",
         reuse_outputs: bool = False,
     ):
-        self.vocab_size = _positive("vocab_size", vocab_size, inputs.MAX_VOCAB)
-        self.max_batch = _positive("max_batch", max_batch)
-        self.max_length = _positive("max_length", max_length)
+        self.vocab_size = inputs.check_integer("vocab_size", vocab_size, 1, inputs.MAX_VOCAB)
+        self.max_batch = inputs.check_integer("max_batch", max_batch, 1)
+        self.max_length = inputs.check_integer("max_length", max_length, 1)
         self.device = _with_index(torch.device(device))
         self.backend = choose(backend, self.device)
         self.reuse_outputs = bool(reuse_outputs)
@@ -62,9 +63,10 @@ class Sampler(Control):
             else:
                 from .backends.state_reference import State
             self._state = State(*sizes)
-        # The requests by slot, and the active slots, ascending. Replaced and never changed, both at once and last of
-        # all: whatever interrupts a call finds the sampler as it was before or as it is after.
-        self._now: tuple[dict[int, Request], tuple[int, ...]] = {}, ()
+        # The requests by slot, the active slots, ascending, and whether one of them asks for log-probabilities.
+        # Replaced and never changed, all at once and last of all: whatever interrupts a call finds the sampler as it
+        # was before or as it is after.
+        self._now: tuple[dict[int, Request], tuple[int, ...], bool] = {}, (), False
         self._lock = threading.RLock()
         self._handle = ops.handle(self)
         _samplers.add(self)
@@ -107,7 +109,8 @@ class Sampler(Control):
         ids = inputs.token_ids(there, "prompt_ids", self.device)
         if len(ids) > self.max_length:
             raise ValueError(f"prompt_ids: got {len(ids)} tokens; accepted: at most max_length = {self.max_length}")
-        length = len(ids) if prompt_length is None else _integer("prompt_length", prompt_length, 0, len(ids))
+        prompts = len(ids) if prompt_length is None else prompt_length
+        length = inputs.check_integer("prompt_length", prompts, 0, len(ids))
         return self._join(Request(params, inputs.draw_seeds([params])[0]), ids, length)
 
     def fork(self, slot: int, params: SamplingParams | None = None) -> int:
@@ -133,7 +136,7 @@ class Sampler(Control):
         with self._lock:
             self._request(slot)
             requests = {other: request for other, request in self._now[0].items() if other != slot}
-            self._now = requests, tuple(requests)
+            self._now = _now(requests)
             self._state.remove(slot)
 
     def history(self, slot: int) -> Tensor:
@@ -172,11 +175,19 @@ class Sampler(Control):
             return ops.sampler_step(self._handle, logits, slots, uniforms, logprobs, top_logprobs, check)
         return self._step(logits, slots, uniforms, logprobs, top_logprobs, check)
 
-    def _step(self, logits, slots, uniforms, logprobs, top_logprobs, check) -> SampleOutput:
+    def _step(self, logits, slots, uniforms, logprobs, top_logprobs, check, of_call=False) -> SampleOutput:
         if logprobs is not None or top_logprobs != 0:
-            top_logprobs = inputs.check_logprobs(logprobs, top_logprobs)
+            top_logprobs = asked.check(logprobs, top_logprobs)
         with self._lock:
-            rows = self._now[1] if slots is None else self._rows_of(slots)
+            requests, rows, are_asked = self._now
+            if slots is not None:
+                rows = self._rows_of(slots)
+            wanted = None
+            if are_asked or logprobs is not None or top_logprobs != 0:
+                if of_call:
+                    wanted = asked.of_call(logprobs, top_logprobs)
+                else:
+                    wanted = asked.wanted(logprobs, top_logprobs, [requests[slot].params for slot in rows])
             if (
                 type(logits) is not Tensor
                 or logits.shape != (len(rows), self.vocab_size)
@@ -189,7 +200,7 @@ class Sampler(Control):
                 inputs.check_memory(logits, "logits")
             if uniforms is not None:
                 uniforms = inputs.check_row_integers(uniforms, "uniforms", len(rows), high=2**64 - 1)
-            output = self._state.step(logits, rows, uniforms, logprobs, top_logprobs)
+            output = self._state.step(logits, rows, uniforms, wanted)
         return checked(output) if check else output
 
     def warm_up(self, dtype: torch.dtype) -> None:
@@ -213,10 +224,10 @@ class Sampler(Control):
 
     def _activate(self, slot: int, request: Request) -> None:
         requests = dict(sorted({**self._now[0], slot: request}.items()))
-        self._now = requests, tuple(requests)
+        self._now = _now(requests)
 
     def _free_slot(self) -> int:
-        requests, active = self._now
+        requests, active, _ = self._now
         if len(active) == self.max_batch:
             raise RuntimeError(f"no free slot: all {self.max_batch} are taken; remove one, or make max_batch larger")
         return next(slot for slot in range(self.max_batch) if slot not in requests)
@@ -225,7 +236,7 @@ class Sampler(Control):
         where = "" if row is None else f"row {row}: "
         if isinstance(slot, bool) or not hasattr(slot, "__index__"):
             raise TypeError(f"{where}slot: got {slot!r} ({type(slot).__name__}); accepted: an active slot")
-        requests, active = self._now
+        requests, active, _ = self._now
         if slot not in requests:
             raise ValueError(f"{where}slot: got {slot}; accepted: an active slot, one of {list(active)}")
         return requests[slot]
@@ -261,6 +272,10 @@ class Sampler(Control):
         return tuple(operator.index(slot) for slot in rows)
 
 
+def _now(requests: dict[int, Request]) -> tuple[dict[int, Request], tuple[int, ...], bool]:
+    return requests, tuple(requests), any(asked.are_asked(request.params) for request in requests.values())
+
+
 _samplers: "weakref.WeakSet[Sampler]" = weakref.WeakSet()
 
 
@@ -289,16 +304,3 @@ def _with_index(device: torch.device) -> torch.device:
     if device.type == "cuda" and device.index is None and torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return device
-
-
-def _positive(name: str, value, high: int = 2**31 - 1) -> int:
-    return _integer(name, value, 1, high)
-
-
-def _integer(name: str, value, low: int, high: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: got {value!r} ({type(value).__name__}); accepted: an integer from {low} to {high}")
-    number = operator.index(value)
-    if not low <= number <= high:
-        raise ValueError(f"{name}: got {number}; accepted: an integer from {low} to {high}")
-    return number

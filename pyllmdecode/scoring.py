@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import api, inputs
+from .logprobs import are_asked
 from .params import FLOAT32_MAX, LOG2_E, SamplingParams
 
 ROWS = 2**24  # tokens of the rows that are looked at together: their values take 64 MiB
@@ -45,6 +46,7 @@ def score(
     inputs.check_logits(logits)
     batch, vocab = logits.shape
     given = inputs.check_params(SamplingParams() if params is None else params, batch, vocab)
+    given = [replace(one, logprobs=None, top_logprobs=0) if are_asked(one) else one for one in given]
     tokens = inputs.check_row_integers(token_ids, "token_ids", batch, low=0)
     if tokens is None:
         raise TypeError(f"token_ids: got None; accepted: {batch} integers, one per row")

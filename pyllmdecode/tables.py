@@ -44,6 +44,10 @@ EMPTY_ROW = 2
 BAD_HISTORY_ID = 4
 HISTORY_FULL = 16
 
+# Which log-probabilities a row asks for: of the logits as given, of the distribution that is drawn from.
+RAW = 1
+PROCESSED = 2
+
 MAX_VOCAB = 1 << 22  # sums of masses stay below 2^63
 
 # The packed parameters of one row: (name, struct code, C type, meaning). Little-endian, unpadded, 8-byte fields first.
@@ -68,6 +72,8 @@ RECORD_FIELDS = (
     ("top_k", "i", "int32_t", "0: off"),
     ("ngram", "i", "int32_t", "no_repeat_ngram_size; 0: off"),
     ("min_new_tokens", "i", "int32_t", ""),
+    ("logprobs", "i", "int32_t", "RAW | PROCESSED; 0: as the call says"),
+    ("top_logprobs", "i", "int32_t", "how many; 0: as the call says"),
 )
 RECORD_FORMAT = "<" + "".join(code for _, code, _, _ in RECORD_FIELDS)
 RECORD_SIZE = struct.calcsize(RECORD_FORMAT)

@@ -26,6 +26,7 @@ LISTS = (  # what a step may be asked for besides the token
     {},
     {"logprobs": "processed", "top_logprobs": 7},
     {"logprobs": "raw", "top_logprobs": 3},
+    {"logprobs": "both", "top_logprobs": 2},
     {"top_logprobs": 5000},
 )
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 # Written out here on purpose: the layout is an interface to native code.
-FORMAT = "<QQdqqqqiiiifffffiii"
+FORMAT = "<QQdqqqqiiiifffffiiiii"
 NAMES = [
     "seed",
     "top_p",
@@ -29,6 +29,8 @@ NAMES = [
     "top_k",
     "ngram",
     "min_new_tokens",
+    "logprobs",
+    "top_logprobs",
 ]
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 # The largest double that still rounds to a finite float32, and the smallest that rounds above zero.
@@ -49,6 +51,8 @@ EVERYTHING = {
     "bad_words_ids": [[1], [2, 3]],
     "min_new_tokens": 11,
     "eos_token_ids": [6, 8],
+    "logprobs": "both",
+    "top_logprobs": 6,
     "seed": -1,
 }
 

@@ -98,8 +98,11 @@ class Mirror:
             if len(request.tokens) == self.max_length:
                 expected.token_ids[row] = -1
                 expected.status[row] |= HISTORY_FULL
-                if expected.logprobs is not None:
-                    expected.logprobs[row] = -INF
+                for values in (expected.logprobs, expected.raw_logprobs):
+                    if values is not None and not values[row].isnan():
+                        values[row] = -INF
+                if expected.ranks is not None:
+                    expected.ranks[row] = 0
         got = self.sampler.step(logits_there, slots, **options)
         assert_same(got._replace(**{name: t.cpu() for name, t in got._asdict().items() if t is not None}), expected)
         for request, token in zip(requests, expected.token_ids.tolist(), strict=True):

@@ -41,6 +41,8 @@ def sampling_params(draw, vocab: int) -> SamplingParams:
         **maybe("bad_words_ids", st.lists(st.lists(ids, min_size=1, max_size=4), max_size=5)),
         **maybe("min_new_tokens", st.integers(0, 20)),
         **maybe("eos_token_ids", st.lists(ids, max_size=3)),
+        **maybe("logprobs", st.sampled_from([None, "raw", "processed", "both"])),
+        **maybe("top_logprobs", st.integers(0, 9)),
     )
 
 

@@ -88,8 +88,8 @@ ROWS = [
     (ids(3), ValueError, f"got shape [3]; {INTS}"),
 ]
 SAMPLE = [
-    ({"logprobs": "all"}, ValueError, "logprobs: got 'all'; accepted: None, 'raw', 'processed'"),
-    ({"logprobs": True}, ValueError, "logprobs: got True; accepted: None, 'raw', 'processed'"),
+    ({"logprobs": "all"}, ValueError, "logprobs: got 'all'; accepted: None, 'raw', 'processed', 'both'"),
+    ({"logprobs": True}, ValueError, "logprobs: got True; accepted: None, 'raw', 'processed', 'both'"),
     ({"top_logprobs": -1}, ValueError, "top_logprobs: got -1; accepted: an integer >= 0"),
     ({"top_logprobs": 2.0}, TypeError, "top_logprobs: got 2.0 (float); accepted: an integer >= 0"),
     ({"top_logprobs": None}, TypeError, "top_logprobs: got None (NoneType); accepted: an integer >= 0"),

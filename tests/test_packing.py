@@ -45,6 +45,8 @@ def test_pack_everything():
         "top_k": 7,
         "ngram": 3,
         "min_new_tokens": 11,
+        "logprobs": 3,
+        "top_logprobs": 6,
     }
 
 
@@ -55,6 +57,8 @@ def test_pack_off_and_clipped():
         assert lists == [] and record["top_k"] == 0 and record["top_p"] == 2**64 - 1
         assert record["min_p_log2"] == -math.inf and record["allowed_count"] == -1
         assert [record[f"{name}_count"] for name in ("bias", "bad_words", "eos")] == [0, 0, 0]
+    for bits, kind in enumerate((None, "raw", "processed", "both")):
+        assert unpack(pack(SamplingParams(logprobs=kind), 0, []))["logprobs"] == bits
     assert unpack(pack(SamplingParams(allowed_token_ids=[]), 0, []))["allowed_count"] == 0
     huge = unpack(pack(SamplingParams(top_k=2**31, no_repeat_ngram_size=2**60, min_new_tokens=2**31), 0, []))
     assert huge["top_k"] == huge["ngram"] == huge["min_new_tokens"] == 2**31 - 1

@@ -16,7 +16,7 @@ from pyllmdecode.params import SamplingParams, check_vocab, pack
 
 def test_defaults_and_field_order():
     assert list(EVERYTHING) == [field.name for field in dataclasses.fields(SamplingParams)]
-    defaults = (1.0, 0, 1.0, 0.0, 1.0, 0.0, 0.0, 0, None, None, None, 0, None, None)
+    defaults = (1.0, 0, 1.0, 0.0, 1.0, 0.0, 0.0, 0, None, None, None, 0, None, None, 0, None)
     assert dataclasses.astuple(SamplingParams()) == defaults
 
 
@@ -32,6 +32,7 @@ def test_defaults_and_field_order():
         "frequency_penalty": [-LARGEST, 0, LARGEST],
         "no_repeat_ngram_size": [0, 1, 2**70],
         "min_new_tokens": [0, 1, 2**70],
+        "top_logprobs": [0, 1, np.int16(20)],
         "seed": [-(2**63), -1, 0, 2**64 - 1, np.uint64(2**64 - 1), np.int64(-5), torch.tensor(-(2**63))],
     }.items(),
 )
@@ -102,6 +103,7 @@ TOP_P, MIN_P = "a number in (0, 1], or None", "a number in [0, 1], or None"
 FLOAT32, POSITIVE = "a finite number, also as float32", "a finite number > 0, also as float32"
 
 
+KINDS = "None, 'raw', 'processed', 'both'"
 COUNT, SEED, ID = "an integer >= 0", "an integer in [-2^63, 2^64), or None", "a token id >= 0"
 
 
@@ -127,6 +129,8 @@ WRONG_VALUES = [
     ("frequency_penalty", [math.nextafter(-LARGEST, -math.inf), math.inf, math.nan], FLOAT32),
     ("no_repeat_ngram_size", [-1], COUNT),
     ("min_new_tokens", [-1], COUNT),
+    ("logprobs", ["RAW", "", "none"], KINDS),
+    ("top_logprobs", [-1], COUNT),
     ("seed", [-(2**63) - 1, 2**64], SEED),
 ]
 
@@ -141,6 +145,8 @@ WRONG_TYPES = [
     ("frequency_penalty", ["1", None, True], FLOAT32),
     ("no_repeat_ngram_size", [1.5, None, True], COUNT),
     ("min_new_tokens", [1.5, None, True], COUNT),
+    ("logprobs", [True, 1, ["raw"]], KINDS),
+    ("top_logprobs", [1.5, None, True, "3"], COUNT),
     ("seed", [1.5, "1", True], SEED),
     ("logit_bias", [5, "ab", 1.5, b"ab"], PAIRS),
     ("allowed_token_ids", [5, "12", {1: 2}, b"12", torch.tensor(5)], IDS),

@@ -95,7 +95,7 @@ def test_history_in_every_form(backend):
     for history in histories_in_every_form(rows):
         out = backend.sample(logits, params, history, **options)
         for got, wanted, name in zip(out, expected, expected._fields):
-            if name != "logprobs" and name != "top_logprobs":
+            if wanted is not None and "logprobs" not in name:
                 assert_equal(got, wanted, name)
     # The position is the length without padding.
     shifted = backend.sample(logits, params, rows, positions=[0, 1, 4, 5, 4], **options)

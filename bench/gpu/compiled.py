@@ -11,6 +11,7 @@ from triton.compiler import ASTSource
 from pyllmdecode.backends import triton as host
 from pyllmdecode.backends import triton_launch
 from pyllmdecode.backends.gpu import Outputs
+from pyllmdecode.logprobs import wanted
 from pyllmdecode.tables import TABLE_WORDS
 
 _POINTERS = {torch.int64: "*i64", torch.int32: "*i32", torch.float32: "*fp32"}
@@ -36,8 +37,8 @@ def variants(dtype: torch.dtype, vocab: int = 128256) -> dict[tuple, tuple]:
     slots, scores = torch.zeros(1, dtype=torch.int64), torch.empty(1, vocab)
     for logits in (torch.zeros(1, vocab, dtype=dtype), torch.zeros(1, vocab + 8, dtype=dtype)[:, 1 : vocab + 1]):
         given, room = (slots, table, outputs), {"history": 1, "touched": 1}
-        for logprobs in ("raw", "processed"):
-            step.run(logits, *given, None, logprobs, 1, **room, advance=True, decided=False)
+        for kind in ("raw", "processed"):
+            step.run(logits, *given, None, wanted(kind, 1, ()), **room, advance=True, decided=False)
         step.process_logits(logits, scores, *given, **room)
     return launches
 

@@ -36,6 +36,9 @@ PLD_HD uint32_t key_of(float x) {
 // The inverse. The one key between those of the largest negative value and of zero reads as -0.
 PLD_HD float value_of(uint32_t key) { return bits_to_float(key ^ ((key >> 31) ? 0x80000000u : 0xffffffffu)); }
 
+// The next larger float32; NaN above +inf.
+PLD_HD float next_above(float x) { return value_of(key_of(x) + 1); }
+
 PLD_HD float infinity() { return bits_to_float(kInfBits); }
 PLD_HD float lowest_finite() { return bits_to_float(0xff7fffffu); }  // the smallest value that can be kept
 

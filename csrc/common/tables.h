@@ -20,6 +20,8 @@ constexpr int32_t kNanLogits = 1;
 constexpr int32_t kEmptyRow = 2;
 constexpr int32_t kBadHistoryId = 4;
 constexpr int32_t kHistoryFull = 16;
+constexpr int32_t kRaw = 1;
+constexpr int32_t kProcessed = 2;
 constexpr int64_t kMaxVocab = 4194304;
 constexpr uint32_t kPhiloxM0 = 0xd2511f53u;
 constexpr uint32_t kPhiloxW0 = 0x9e3779b9u;
@@ -48,8 +50,10 @@ struct RowParams {
   int32_t top_k;  // 0: off
   int32_t ngram;  // no_repeat_ngram_size; 0: off
   int32_t min_new_tokens;
+  int32_t logprobs;  // RAW | PROCESSED; 0: as the call says
+  int32_t top_logprobs;  // how many; 0: as the call says
 };
-static_assert(sizeof(RowParams) == 104);
+static_assert(sizeof(RowParams) == 112);
 
 // A request on a GPU. Its lists have another form than the fields of RowParams say, which is the CPU's: see
 // _records in pyllmdecode/backends/requests.py. It has no pairs of biases there, but touched_bias.
@@ -69,7 +73,7 @@ struct Request {
   int64_t penalised;  // 1: drawn tokens join the touched ones
   int64_t status;  // flags of the history
   int64_t capacity;  // tokens there is room for: a replayed CUDA graph may go on when nobody looks
-  int64_t unused[5];
+  int64_t unused[4];
 };
 static_assert(sizeof(Request) == 256);
 

@@ -48,18 +48,31 @@ RowInput input_of(const Logits& logits, const Requests& requests, int64_t row, b
 
 RowResult result_of(const Outputs& out, int64_t row) {
   RowResult result{};
-  if (out.top) {
-    result.top_ids = out.top_ids + row * out.top;
-    result.top_logprobs = out.top_logprobs + row * out.top;
+  if (out.width) {
+    result.top_ids = out.top_ids + row * out.width;
+    result.top_logprobs = out.top_logprobs + row * out.width;
   }
   return result;
 }
 
-void write(const Outputs& out, int64_t row, const RowResult& result, int32_t history_status) {
+RowRequest request_of(const Outputs& out, const RowParams& params, uint64_t bits) {
+  const int64_t top = params.top_logprobs ? params.top_logprobs : out.top;
+  return {bits, params.logprobs ? params.logprobs : out.kind, std::min(top, out.width)};
+}
+
+void write(const Outputs& out, int64_t row, const RowRequest& request, const RowResult& result,
+           int32_t history_status) {
   out.token_ids[row] = result.token;
   out.kept[row] = result.kept;
   out.status[row] = result.status | history_status;
-  if (out.logprobs) out.logprobs[row] = result.logprob;
+  const float raw = request.logprobs & kRaw ? result.raw_logprob : NAN;
+  if (out.logprobs) out.logprobs[row] = request.logprobs & kProcessed ? result.logprob : raw;
+  if (out.raw_logprobs) out.raw_logprobs[row] = raw;
+  if (out.ranks) out.ranks[row] = result.rank;
+  for (int64_t i = request.top; i < out.width; ++i) {
+    result.top_ids[i] = -1;
+    result.top_logprobs[i] = -INFINITY;
+  }
 }
 
 }  // namespace
@@ -75,8 +88,9 @@ void sample(const Logits& logits, const Requests& requests, const Outputs& out, 
     const uint64_t bits =
         requests.uniforms ? requests.uniforms[row] : random_bits(in.params->seed, position, kStreamDraw);
     RowResult result = result_of(out, row);
-    k.sample_step(in, {bits, out.mode, out.top}, scratch, result);
-    write(out, row, result, bad ? kBadHistoryId : 0);
+    const RowRequest request = request_of(out, *in.params, bits);
+    k.sample_step(in, request, scratch, result);
+    write(out, row, request, result, bad ? kBadHistoryId : 0);
   });
 }
 
@@ -109,10 +123,15 @@ void step(const Logits& logits, const Slots& state, const int64_t* slots, const 
         state.lists[slot],   {tokens, length, state.prompt_lengths[slot], distinct, counts, num_distinct}};
     const uint64_t bits = uniforms ? uniforms[row] : random_bits(params.seed, uint64_t(length), kStreamDraw);
     RowResult result = result_of(out, row);
-    k.sample_step(in, {bits, out.mode, out.top}, thread_scratch(in.vocab, length), result);
+    const RowRequest request = request_of(out, params, bits);
+    k.sample_step(in, request, thread_scratch(in.vocab, length), result);
     const bool full = length >= state.max_length;
-    if (full) result.token = -1, result.logprob = -INFINITY;
-    write(out, row, result, state.status[slot] | (full ? kHistoryFull : 0));
+    if (full) {
+      result.token = -1;
+      result.raw_logprob = result.logprob = -INFINITY;
+      result.rank = 0;
+    }
+    write(out, row, request, result, state.status[slot] | (full ? kHistoryFull : 0));
     of_row[row] = result.token < 0 ? 0 : k.find(distinct, num_distinct, int32_t(result.token));
   });
   for (int64_t row = 0; row < logits.rows; ++row) {

@@ -15,11 +15,15 @@ struct Outputs {
   int64_t* token_ids;  // [rows]
   int64_t* kept;       // [rows]
   int32_t* status;     // [rows]
-  float* logprobs;     // [rows], or null
-  int64_t* top_ids;    // [rows, top], or null
+  // What is known beside the token; each null where no row asks for it.
+  float* logprobs;      // [rows], processed ones of rows that ask for both
+  float* raw_logprobs;  // [rows]
+  int64_t* ranks;       // [rows]
+  int64_t* top_ids;     // [rows, width]
   float* top_logprobs;
-  Logprobs mode;
-  int64_t top;
+  int32_t kind;  // kRaw | kProcessed, of rows whose parameters leave it open
+  int64_t top;   // how many such rows list
+  int64_t width;
 };
 
 // Histories and parameters that come with the call.

@@ -76,14 +76,23 @@ class PyRequests {
   const pld::Requests all;
 };
 
-// (token_ids, kept, status, logprobs, top_ids, top_logprobs, mode, top): where a step writes, and what.
-using OutputsTuple = std::tuple<Address, Address, Address, Address, Address, Address, int, int64_t>;
+// (logprobs, raw_logprobs, ranks, top_ids, top_logprobs, kind, top, width): what is asked for beside tokens, see
+// batch.h.
+using Beside = std::tuple<Address, Address, Address, Address, Address, int, int64_t, int64_t>;
 
-pld::Outputs outputs_of(const OutputsTuple& t) {
-  return {at<int64_t>(std::get<0>(t)),   at<int64_t>(std::get<1>(t)),
-          at<int32_t>(std::get<2>(t)),   at<float>(std::get<3>(t)),
-          at<int64_t>(std::get<4>(t)),   at<float>(std::get<5>(t)),
-          pld::Logprobs(std::get<6>(t)), std::get<7>(t)};
+pld::Outputs outputs_of(Address token_ids, Address kept, Address status, const py::object& beside) {
+  pld::Outputs out{at<int64_t>(token_ids), at<int64_t>(kept), at<int32_t>(status)};
+  if (beside.is_none()) return out;
+  const auto [logprobs, raw_logprobs, ranks, top_ids, top_logprobs, kind, top, width] = beside.cast<Beside>();
+  out.logprobs = at<float>(logprobs);
+  out.raw_logprobs = at<float>(raw_logprobs);
+  out.ranks = at<int64_t>(ranks);
+  out.top_ids = at<int64_t>(top_ids);
+  out.top_logprobs = at<float>(top_logprobs);
+  out.kind = kind;
+  out.top = top;
+  out.width = width;
+  return out;
 }
 
 // What would be a crash otherwise: a tensor whose memory is elsewhere, or was given back.
@@ -95,12 +104,13 @@ void require_memory(const LogitsTuple& logits) {
   require_memory(std::get<0>(logits), std::get<2>(logits) * std::get<3>(logits), "logits");
 }
 
-void require_memory(const OutputsTuple& out, int64_t rows) {
-  require_memory(std::get<0>(out), rows, "token_ids");
-  require_memory(std::get<1>(out), rows, "kept");
-  require_memory(std::get<2>(out), rows, "status");
-  if (std::get<7>(out))
-    require_memory(std::get<4>(out), rows, "top_ids"), require_memory(std::get<5>(out), rows, "top_logprobs");
+void require_memory(const pld::Outputs& out, int64_t rows) {
+  require_memory(Address(out.token_ids), rows, "token_ids");
+  require_memory(Address(out.kept), rows, "kept");
+  require_memory(Address(out.status), rows, "status");
+  if (out.width)
+    require_memory(Address(out.top_ids), rows, "top_ids"),
+        require_memory(Address(out.top_logprobs), rows, "top_logprobs");
 }
 
 struct PySlots : pld::Slots {
@@ -120,12 +130,14 @@ PYBIND11_MODULE(_cpu, m) {
   py::class_<PySlots>(m, "Slots")
       .def(py::init<Address, Address, Address, Address, Address, Address, Address, Address, Address, int64_t>());
 
-  m.def("sample", [](const LogitsTuple& logits, const py::tuple& given, const OutputsTuple& out, int threads) {
+  m.def("sample", [](const LogitsTuple& logits, const py::tuple& given, Address token_ids, Address kept, Address status,
+                     const py::object& beside, int threads) {
+    const pld::Outputs out = outputs_of(token_ids, kept, status, beside);
     require_memory(logits);
     require_memory(out, std::get<2>(logits));
     const PyRequests requests(given, std::get<2>(logits));
     const release unlocked;
-    pld::sample(logits_of(logits), requests.all, outputs_of(out), threads);
+    pld::sample(logits_of(logits), requests.all, out, threads);
   });
   m.def("process_logits",
         [](const LogitsTuple& logits, const py::tuple& given, Address out, int64_t out_stride, int threads) {
@@ -136,16 +148,16 @@ PYBIND11_MODULE(_cpu, m) {
           pld::process_logits(logits_of(logits), requests.all, at<float>(out), out_stride, threads);
         });
   // Numbers one by one, which are quicker to take than tuples of them: of all calls this one is made for every token.
-  m.def("step", [](Address logits, int dtype, int64_t rows, int64_t vocab, int64_t stride, const PySlots& state,
-                   Address slots, Address uniforms, Address token_ids, Address kept, Address status, Address logprobs,
-                   Address top_ids, Address top_logprobs, int mode, int64_t top, int threads) {
-    const OutputsTuple out{token_ids, kept, status, logprobs, top_ids, top_logprobs, mode, top};
-    require_memory(logits, rows * vocab, "logits");
-    require_memory(out, rows);
-    const release unlocked;
-    pld::step({at<void>(logits), pld::DType(dtype), rows, vocab, stride}, state, at<int64_t>(slots),
-              at<uint64_t>(uniforms), outputs_of(out), threads);
-  });
+  m.def("step",
+        [](Address logits, int dtype, int64_t rows, int64_t vocab, int64_t stride, const PySlots& state, Address slots,
+           Address uniforms, Address token_ids, Address kept, Address status, const py::object& beside, int threads) {
+          const pld::Outputs out = outputs_of(token_ids, kept, status, beside);
+          require_memory(logits, rows * vocab, "logits");
+          require_memory(out, rows);
+          const release unlocked;
+          pld::step({at<void>(logits), pld::DType(dtype), rows, vocab, stride}, state, at<int64_t>(slots),
+                    at<uint64_t>(uniforms), out, threads);
+        });
   // Of a slot that is in use, in one call, as Python minds signals between its own instructions: a step never finds
   // half of it. tokens, distinct, counts: int32, or None where the history stays.
   m.def("place", [](const PySlots& state, int64_t slot, py::handle record, Address lists, py::handle tokens,

@@ -304,7 +304,6 @@ class Row {
   Scratch& s_;
   Scale of_{};
   bool saw_nan_ = false;
-  static float next_above(float x) { return value_of(key_of(x) + 1); }
 
   // Once focused_: values[0 .. candidates_) are the tokens from candidates_low_ to high_ and all edited ones of at
   // least candidates_low_; head_ are the others above high_. Those of at least low_ are in focus, and thresholds are in

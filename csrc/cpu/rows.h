@@ -9,8 +9,6 @@
 
 namespace pld {
 
-enum class Logprobs : int32_t { kNone = 0, kRaw = 1, kProcessed = 2 };
-
 constexpr int64_t kTile = 1024;  // tokens; a multiple of 64 vectors of every instruction set
 constexpr int64_t kPad = 64;     // elements that vector stores may write beyond an array's end
 
@@ -35,16 +33,17 @@ struct RowInput {
 };
 
 struct RowRequest {
-  uint64_t bits;  // of the draw
-  Logprobs logprobs;
-  int64_t top;  // how many of the most probable tokens to list
+  uint64_t bits;     // of the draw
+  int32_t logprobs;  // kRaw | kProcessed
+  int64_t top;       // how many of the most probable tokens to list: processed where such are asked for
 };
 
 struct RowResult {
   int64_t token, kept;
   int32_t status;
-  float logprob;
-  int64_t* top_ids;  // [top], or null
+  float raw_logprob, logprob;  // where asked for
+  int64_t rank;                // with the raw one
+  int64_t* top_ids;            // [top], or null
   float* top_logprobs;
 };
 

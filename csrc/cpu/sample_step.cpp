@@ -7,28 +7,40 @@ PLD_BEGIN
 namespace {
 
 template <class T>
-void list_top(Row<T>& row, float low, const Normaliser* of, const RowRequest& request, Scratch& scratch,
-              RowResult& result) {
-  const int64_t wanted = request.top < row.vocab() ? request.top : row.vocab();
+void list_top(Row<T>& row, float low, const Normaliser* of, int64_t top, Scratch& scratch, RowResult& result) {
+  const int64_t wanted = top < row.vocab() ? top : row.vocab();
   const int64_t found = of ? most_probable(row, low, wanted, scratch) : 0;
-  for (int64_t i = 0; i < request.top; ++i) {
+  for (int64_t i = 0; i < top; ++i) {
     result.top_ids[i] = i < found ? scratch.top_ids[i] : -1;
     result.top_logprobs[i] = i < found ? of->logprob(scratch.top_values[i]) : -infinity();
   }
 }
 
+// How many logits are larger than x.
+template <class T>
+int64_t count_larger(const T* logits, int64_t n, float x) {
+  const Floats more = all(next_above(x));
+  int64_t count = 0, i = 0;
+  for (; i + kLanes <= n; i += kLanes) count += __builtin_popcount(at_least(load(logits + i), more));
+  for (; i < n; ++i) count += widen(logits[i]) > x;
+  return count;
+}
+
 // The distribution before stage 2, at temperature 1.
 template <class T>
-void raw_logprobs(const RowInput& in, const RowRequest& request, Scratch& scratch, RowResult& result) {
+void raw_logprobs(const RowInput& in, int64_t top, Scratch& scratch, RowResult& result) {
   Row<T> row(in, kLog2E, nullptr, scratch);
   const float maximum = row.maximum();
-  if (maximum == -infinity()) return list_top<T>(row, 0, nullptr, request, scratch, result);
+  result.raw_logprob = -infinity();
+  if (maximum == -infinity()) return list_top<T>(row, 0, nullptr, top, scratch, result);
   const Normaliser of(maximum, 1.0, row.total().mass);
-  if (request.logprobs == Logprobs::kRaw && result.token >= 0) {
-    const float x = widen(static_cast<const T*>(in.logits)[result.token]);
-    result.logprob = x == x ? of.logprob(x) : -infinity();
+  if (result.token >= 0) {
+    const T* logits = static_cast<const T*>(in.logits);
+    const float x = widen(logits[result.token]);
+    if (x == x) result.raw_logprob = of.logprob(x);
+    result.rank = 1 + count_larger(logits, in.vocab, x == x ? x : -infinity());
   }
-  if (request.top) list_top(row, lowest_finite(), &of, request, scratch, result);
+  if (top) list_top(row, lowest_finite(), &of, top, scratch, result);
 }
 
 template <class T>
@@ -42,29 +54,29 @@ void processed_logprobs(Row<T>& row, const RowInput& in, const Interval& interva
     }
     return;
   }
-  if (interval.kept == 0) return list_top<T>(row, 0, nullptr, request, scratch, result);
+  result.logprob = -infinity();
+  if (interval.kept == 0) return list_top<T>(row, 0, nullptr, request.top, scratch, result);
   const Normaliser of(maximum, in.params->temperature, row.total().mass);
   if (result.token >= 0) result.logprob = of.logprob(row.value_of_token(result.token));
-  if (request.top) list_top(row, interval.low, &of, request, scratch, result);
+  if (request.top) list_top(row, interval.low, &of, request.top, scratch, result);
 }
 
 template <class T>
 void sample_step(const RowInput& in, const RowRequest& request, Scratch& scratch, RowResult& result) {
   Edits edits(in, scratch);
   edits.collect();
+  const bool processed = request.logprobs & kProcessed;
   {
     Row<T> row(in, in.params->scale, &edits, scratch);
     const Interval interval = find_interval(row, *in.params);
     result.token = draw(row, interval, request.bits);
     result.kept = interval.kept;
     result.status = (row.saw_nan() ? kNanLogits : 0) | (result.token < 0 ? kEmptyRow : 0);
-    result.logprob = -infinity();
-    if (request.logprobs == Logprobs::kProcessed)
-      processed_logprobs(row, in, interval, row.last_maximum(), request, scratch, result);
+    if (processed) processed_logprobs(row, in, interval, row.last_maximum(), request, scratch, result);
   }
   edits.clear();
-  if (request.logprobs == Logprobs::kRaw || (request.logprobs == Logprobs::kNone && request.top))
-    raw_logprobs<T>(in, request, scratch, result);
+  const int64_t top = processed ? 0 : request.top;
+  if (request.logprobs & kRaw || top) raw_logprobs<T>(in, top, scratch, result);
 }
 
 }  // namespace

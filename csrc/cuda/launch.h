@@ -10,8 +10,9 @@ namespace pld {
 
 enum Flags : int32_t {
   kAdvance = 1,  // append what was drawn to the histories
-  kRaw = 2,      // log-probabilities before stage 2, at temperature 1
-  kDivide = 4,   // scores are divided by the temperature
+  kSayRaw = 2,   // log-probabilities before stage 2, at temperature 1, and ranks
+  kSayProcessed = 4,
+  kDivide = 8,  // scores are divided by the temperature
 };
 
 struct Step {
@@ -21,10 +22,13 @@ struct Step {
   const int64_t* slots;         // [rows] rows of the table
   Request* table;
   const uint64_t* uniforms;  // [rows]; null: Philox
-  int64_t* outputs;          // int64 token_ids, int64 kept, int32 status, float32 logprobs, each [rows]
-  float* scores;             // [rows, vocab]: x of what is kept, -inf elsewhere; null: not wanted
+  // Each [rows]: int64 token_ids, int64 kept, int32 status, float32 processed log-probabilities, int64 ranks, float32
+  // raw log-probabilities.
+  int64_t* outputs;
+  float* scores;  // [rows, vocab]: x of what is kept, -inf elsewhere; null: not wanted
   int64_t scores_stride;
-  double* stats;     // [rows, 2]: maximum, and logarithm of the sum, of the logprobs' distribution; null: not wanted
+  // [rows, 4]: maximum, and logarithm of the sum, of what is said raw, then of what is said processed; null: not wanted
+  double* stats;
   float* workspace;  // [rows, workspace_floats(vocab)]
   int32_t flags;
 };

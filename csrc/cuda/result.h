@@ -3,6 +3,7 @@
 
 #include "../common/logprob.h"
 #include "../common/sample_step.h"
+#include "collective.h"
 #include "slice.h"
 
 PLD_BEGIN
@@ -19,33 +20,55 @@ class Result {
     if (g.thread() != 0) return;
     s.raw_maximum = maximum;
     s.raw_mass = mass;
-    if (step.stats && g.block() == 0) write_stats(maximum, mass ? Normaliser(maximum, 1, mass).log_total : 0);
+    if (step.stats && g.block() == 0) write_stats(0, maximum, mass ? Normaliser(maximum, 1, mass).log_total : 0);
+  }
+
+  // How many logits are larger than the token's, plus one; 0 without a token. By all threads; one of them knows it, the
+  // others have -1.
+  template <class Slices>
+  PLD_DEVICE int64_t rank(Collective<Group>& c, const Slices& slices, const typename T::Bits* logits,
+                          int64_t token) const {
+    token = c.reduce_cluster(int(token), -1, [](int a, int b) { return a > b ? a : b; });
+    if (token < 0) return 0;
+    const float x = T::widen(logits[token]);
+    const int first = slices.first_id(), left = slices.vocab() - first;
+    const int end = left < slices.size() ? left : slices.size();
+    int larger = 0;
+    PLD_ROLLED
+    for (int place = (first < 0 ? -first : 0) + g.thread(); place < end; place += Group::kThreads)
+      larger += T::widen(logits[first + place]) > x;
+    return 1 + c.reduce_cluster(larger, 0, Sum());
   }
 
   // By the thread that owns the token; by one of all where there is none.
   template <class Row, class Slices>
-  PLD_DEVICE void write(const Row& row, const Slices& slices, const Interval& interval, int64_t token,
+  PLD_DEVICE void write(const Row& row, const Slices& slices, const Interval& interval, int64_t token, int64_t rank,
                         const typename T::Bits* logits) const {
     const bool full = step.flags & kAdvance && s.request.length >= s.request.capacity;
     const int32_t status = int32_t(s.request.status) | (row.saw_nan() ? kNanLogits : 0) | (token < 0 ? kEmptyRow : 0) |
                            (full ? kHistoryFull : 0);
-    const bool raw = step.flags & kRaw;
-    float logprob = token < 0 ? -infinity() : 0;
-    double log_total = 0;
-    if (token >= 0 && (raw || !interval.greedy)) {
-      const Normaliser of = raw ? Normaliser(s.raw_maximum, 1, s.raw_mass)
-                                : Normaliser(row.last_maximum(), s.request.params.temperature, row.kept_mass());
-      const float x = raw ? T::widen(logits[token]) : *slices.at(int(token));
-      logprob = x == x ? of.logprob(x) : -infinity();
-      log_total = of.log_total;
-    }
     int64_t* out = step.outputs + index;
+    int32_t* words = reinterpret_cast<int32_t*>(step.outputs + 2 * step.rows) + index;
     out[0] = full ? -1 : token;
     out[step.rows] = interval.kept;
-    int32_t* words = reinterpret_cast<int32_t*>(step.outputs + 2 * step.rows);
-    words[index] = status;
-    reinterpret_cast<float*>(words)[step.rows + index] = full ? -infinity() : logprob;
-    if (step.stats && !raw) write_stats(row.last_maximum(), log_total);
+    words[0] = status;
+    if (step.flags & kSayProcessed) {
+      float logprob = token < 0 || full ? -infinity() : 0;
+      double log_total = 0;
+      if (token >= 0 && !interval.greedy) {
+        const Normaliser of(row.last_maximum(), s.request.params.temperature, row.kept_mass());
+        if (!full) logprob = of.logprob(*slices.at(int(token)));
+        log_total = of.log_total;
+      }
+      reinterpret_cast<float*>(words)[step.rows] = logprob;
+      if (step.stats) write_stats(1, row.last_maximum(), log_total);
+    }
+    if (step.flags & kSayRaw) {
+      const float x = token < 0 || full ? -infinity() : T::widen(logits[token]);
+      out[3 * step.rows] = full ? 0 : rank;
+      reinterpret_cast<float*>(words)[4 * step.rows] =
+          x > -infinity() ? Normaliser(s.raw_maximum, 1, s.raw_mass).logprob(x) : -infinity();
+    }
     s.drawn = full ? -1 : int32_t(token);
   }
 
@@ -93,9 +116,9 @@ class Result {
   }
 
  private:
-  PLD_DEVICE void write_stats(float maximum, double log_total) const {
-    step.stats[2 * index] = maximum;
-    step.stats[2 * index + 1] = log_total;
+  PLD_DEVICE void write_stats(int kind, float maximum, double log_total) const {
+    step.stats[4 * index + 2 * kind] = maximum;
+    step.stats[4 * index + 2 * kind + 1] = log_total;
   }
 
   G g;

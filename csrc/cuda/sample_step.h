@@ -42,7 +42,7 @@ PLD_DEVICE void sample_step(typename Group::Ref g, Shared<Group>& s, const Step&
   const bool nan = slices.template load<T>(logits);
   copy_request<Group>(g, s, request);
   g.sync_cluster();
-  if (step.flags & kRaw) {  // the distribution before stage 2, at temperature 1
+  if (step.flags & kSayRaw) {  // the distribution before stage 2, at temperature 1
     Row<Group, RowSlices> raw(g, s, c, slices, kLog2E, nan);
     const float maximum = raw.maximum();
     const uint64_t mass = maximum > -infinity() ? raw.exact_mass().low : 0;
@@ -59,8 +59,9 @@ PLD_DEVICE void sample_step(typename Group::Ref g, Shared<Group>& s, const Step&
   const uint64_t bits =
       step.uniforms ? step.uniforms[index] : random_bits(params.seed, uint64_t(s.request.position), kStreamDraw);
   const int64_t token = draw(row, interval, bits);
+  const int64_t rank = step.flags & kSayRaw ? result.rank(c, slices, logits, token) : 0;
   if (token >= 0 ? slices.owns(int(token)) : interval.kept == 0 && g.block() == 0 && g.thread() == 0)
-    result.write(row, slices, interval, token, logits);
+    result.write(row, slices, interval, token, rank, logits);
   if (step.scores) result.write_scores(slices, interval, token);
   if (!(step.flags & kAdvance)) return;
   g.sync();

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..inputs import History
+from ..logprobs import Wanted
 from ..output import SampleOutput
 from ..params import SamplingParams, pack, pack_rows
 
@@ -22,7 +23,6 @@ except ImportError as error:
 DEVICE_TYPE = "cpu"  # of the tensors that it takes
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # csrc/cpu/rows.h, DType
-LOGPROBS = {None: 0, "raw": 1, "processed": 2}
 
 
 def is_loaded() -> bool:
@@ -71,14 +71,12 @@ def sample_step(
     prompt_lengths: np.ndarray | None,
     positions: np.ndarray | None,
     uniforms: np.ndarray | None,
-    logprobs: str | None,
-    top_logprobs: int,
+    wanted: Wanted | None,
 ) -> SampleOutput:
     """Draws a token for every row; the arguments have been checked (inputs.py)."""
-    output = outputs(len(logits), logprobs, top_logprobs)
+    output = outputs(len(logits), wanted)
     requests = _requests(params, seeds, history, prompt_lengths, positions, uniforms)
-    to = addresses(output, logprobs, top_logprobs)
-    _cpu.sample(describe_logits(logits), requests, to, torch.get_num_threads())
+    _cpu.sample(describe_logits(logits), requests, *addresses(output, wanted), torch.get_num_threads())
     return output
 
 
@@ -108,17 +106,22 @@ def masses(x: Tensor, maximum: float, scale: float) -> Tensor:
 _INT64 = torch.empty(0, dtype=torch.int64, device="cpu")
 _INT32 = torch.empty(0, dtype=torch.int32, device="cpu")
 _FLOAT32 = torch.empty(0, dtype=torch.float32, device="cpu")
+_make = SampleOutput._make
 
 
-def outputs(rows: int, logprobs: str | None, top: int) -> SampleOutput:
+def outputs(rows: int, wanted: Wanted | None) -> SampleOutput:
     """Tensors for a step of `rows` rows."""
-    return SampleOutput(
-        _INT64.new_empty(rows),
-        _FLOAT32.new_empty(rows) if logprobs else None,
-        _INT64.new_empty((rows, top)) if top else None,
-        _FLOAT32.new_empty((rows, top)) if top else None,
-        _INT64.new_empty(rows),
-        _INT32.new_empty(rows),
+    bare = _INT64.new_empty(rows), None, None, None, _INT64.new_empty(rows), _INT32.new_empty(rows), None, None
+    return _make(bare) if wanted is None else _with(_make(bare), rows, wanted)
+
+
+def _with(bare: SampleOutput, rows: int, wanted: Wanted) -> SampleOutput:
+    return bare._replace(
+        logprobs=_FLOAT32.new_empty(rows) if wanted.chosen else None,
+        top_ids=_INT64.new_empty((rows, wanted.width)) if wanted.width else None,
+        top_logprobs=_FLOAT32.new_empty((rows, wanted.width)) if wanted.width else None,
+        raw_logprobs=_FLOAT32.new_empty(rows) if wanted.both else None,
+        ranks=_INT64.new_empty(rows) if wanted.raw else None,
     )
 
 
@@ -141,19 +144,15 @@ def _memory(output: SampleOutput) -> list[int]:
     return [0 if t is None else t.data_ptr() for t in output]
 
 
-def addresses(output: SampleOutput, logprobs: str | None, top: int) -> tuple:
-    """As native code wants them (csrc/cpu/module.cpp, OutputsTuple)."""
-    token_ids, chosen, top_ids, top_values, kept, status = output
-    return (
-        token_ids.data_ptr(),
-        kept.data_ptr(),
-        status.data_ptr(),
-        0 if chosen is None else chosen.data_ptr(),
-        0 if top_ids is None else top_ids.data_ptr(),
-        0 if top_values is None else top_values.data_ptr(),
-        LOGPROBS[logprobs],
-        top,
-    )
+def addresses(output: SampleOutput, wanted: Wanted | None) -> tuple:
+    """As native code wants them (csrc/cpu/module.cpp, outputs_of)."""
+    token_ids, logprobs, top_ids, top_logprobs, kept, status, raw_logprobs, ranks = output
+    beside = None
+    if wanted is not None:
+        tensors = logprobs, raw_logprobs, ranks, top_ids, top_logprobs
+        places = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+        beside = *places, wanted.kind, wanted.top, wanted.width
+    return token_ids.data_ptr(), kept.data_ptr(), status.data_ptr(), beside
 
 
 def describe_logits(logits: Tensor) -> tuple[int, int, int, int, int]:

@@ -11,9 +11,11 @@ import os
 import torch
 from torch import Tensor
 
+from ..logprobs import Wanted
 from ..output import SampleOutput
+from ..tables import PROCESSED, RAW
 from .cpu import DTYPES
-from .gpu import Outputs, most_probable, sanitised, temperatures
+from .gpu import Outputs, chosen, lists, sanitised
 
 ON_THREADS = os.environ.get("PYLLMDECODE_CUDA_ON_THREADS") == "1"
 try:
@@ -22,7 +24,7 @@ except ImportError as error:
     _native, _error = None, error
 
 DEVICE_TYPE = "cpu" if ON_THREADS else "cuda"  # of the tensors that it takes
-_ADVANCE, _RAW, _DIVIDE = 1, 2, 4  # csrc/cuda/launch.h, Flags
+_ADVANCE, _SAY_RAW, _SAY_PROCESSED, _DIVIDE = 1, 2, 4, 8  # csrc/cuda/launch.h, Flags
 
 
 def why_not() -> str | None:
@@ -68,8 +70,7 @@ class Step:
         table: Tensor,
         outputs: Outputs,
         uniforms: Tensor | None,
-        logprobs: str | None,
-        top: int,
+        wanted: Wanted | None,
         *,
         history: int,
         touched: int,
@@ -77,23 +78,23 @@ class Step:
         decided: bool,
     ) -> SampleOutput:
         flags = _ADVANCE if advance else 0
-        if logprobs is None and not top:
+        if wanted is None:
             self._launch(logits, slots, table, outputs, uniforms, flags)
             return outputs.bare
-        result = outputs.bare if logprobs is None else outputs.bare._replace(logprobs=outputs.logprobs)
-        flags |= 0 if logprobs == "processed" else _RAW
-        if not top:
+        flags |= (_SAY_RAW if wanted.raw else 0) | (_SAY_PROCESSED if wanted.processed else 0)
+        if not wanted.width:
             self._launch(logits, slots, table, outputs, uniforms, flags)
-            return result
-        stats = torch.empty(outputs.rows, 2, dtype=torch.float64, device=self.device)
-        scores = torch.empty(logits.shape, dtype=torch.float32, device=self.device) if logprobs == "processed" else None
+            return chosen(outputs, wanted, table, slots)
+        stats = torch.empty(outputs.rows, 4, dtype=torch.float64, device=self.device)
+        scores = None
+        if wanted.lists & PROCESSED:
+            scores = torch.empty(logits.shape, dtype=torch.float32, device=self.device)
         self._launch(logits, slots, table, outputs, uniforms, flags, scores, stats)
-        maximum, log_sum = stats.unbind(1)
-        if scores is None:
-            ids, values = most_probable(sanitised(logits), maximum, log_sum, torch.ones_like(maximum), top)
-        else:
-            ids, values = most_probable(scores, maximum, log_sum, temperatures(table, slots), top)
-        return result._replace(top_ids=ids, top_logprobs=values)
+        raw_maximum, raw_sum, maximum, log_sum = stats.unbind(1)
+        raw = (sanitised(logits), raw_maximum, raw_sum) if wanted.lists & RAW else None
+        processed = None if scores is None else (scores, maximum, log_sum)
+        ids, values = lists(wanted, table, slots, raw, processed)
+        return chosen(outputs, wanted, table, slots)._replace(top_ids=ids, top_logprobs=values)
 
     def process_logits(
         self, logits: Tensor, out: Tensor, slots: Tensor, table: Tensor, outputs: Outputs, *, history: int, touched: int
@@ -114,7 +115,7 @@ class Step:
         scores: Tensor | None = None,
         stats: Tensor | None = None,
     ) -> None:
-        """scores: float32 [B, V], stats: float64 [B, 2], both written where given (csrc/cuda/launch.h, Step)."""
+        """scores: float32 [B, V], stats: float64 [B, 4], both written where given (csrc/cuda/launch.h, Step)."""
         if outputs.rows == 0:
             return
         _native.step(

@@ -4,11 +4,10 @@
     describe() -> str          what it runs on, in a sentence
     Step(vocab, rows, device)  steps over at most `rows` rows, and the workspace they share; with these methods:
 
-    run(logits, slots, table, outputs, uniforms, logprobs, top, *, history, touched, advance, decided) -> SampleOutput
+    run(logits, slots, table, outputs, uniforms, wanted, *, history, touched, advance, decided) -> SampleOutput
         All of a step. logits: [B, V]. slots: int64 [B], rows of the table (requests.py). outputs: Outputs(B, device).
-        uniforms: int64 [B] or None. logprobs, top: as `logprobs` and `top_logprobs` of api.sample. history, touched:
-        the most of either that a request has room for. advance: append to the histories. decided: every row is greedy
-        or has top-k.
+        uniforms: int64 [B] or None. wanted: see logprobs.py. history, touched: the most of either that a request has
+        room for. advance: append to the histories. decided: every row is greedy or has top-k.
     process_logits(logits, out, slots, table, outputs, *, history, touched) -> None
         Scores over the temperature into out, float32 [B, V], which may be the logits.
     warm_up(dtype, table) -> None
@@ -26,12 +25,14 @@ import torch
 from torch import Tensor
 
 from ..inputs import History
+from ..logprobs import Wanted
 from ..output import SampleOutput
 from ..params import FLOAT32_MAX, LOG2_E, SamplingParams
-from ..tables import RECORD_LAYOUT
+from ..tables import PROCESSED, RAW, RECORD_LAYOUT
 from .requests import Requests, build
 
 _TEMPERATURE = RECORD_LAYOUT["temperature"][0] // 8  # word of the table
+_ASKED = RECORD_LAYOUT["logprobs"][0] // 4  # half a word, and `top_logprobs` is the next
 
 
 class Outputs:
@@ -39,10 +40,10 @@ class Outputs:
 
     def __init__(self, rows: int, device: torch.device):
         self.rows = rows
-        self.memory = torch.empty(3 * rows, dtype=torch.int64, device=device)
-        words = self.memory[2 * rows :].view(torch.int32)
-        self.token_ids, self.kept = self.memory[:rows], self.memory[rows : 2 * rows]
-        self.status, self.logprobs = words[:rows], words[rows:].view(torch.float32)
+        self.memory = torch.empty(5 * rows, dtype=torch.int64, device=device)
+        self.token_ids, self.kept, words, self.ranks, rest = self.memory.view(5, rows).unbind()
+        words, rest = words.view(torch.int32), rest.view(torch.float32)
+        self.status, self.processed, self.raw = words[:rows], words[rows:].view(torch.float32), rest[:rows]
         self.bare = SampleOutput(self.token_ids, None, None, None, self.kept, self.status)
         self.address = self.memory.data_ptr()
 
@@ -63,7 +64,7 @@ class ReusedOutputs:
 
 
 def _places(outputs: Outputs) -> tuple[int, ...]:
-    return tuple(t.data_ptr() for t in (outputs.token_ids, outputs.kept, outputs.status, outputs.logprobs))
+    return tuple(t.data_ptr() for t in (outputs.token_ids, outputs.kept, outputs.status, outputs.processed))
 
 
 def sample_step(
@@ -75,8 +76,7 @@ def sample_step(
     prompt_lengths: np.ndarray | None,
     positions: np.ndarray | None,
     uniforms: np.ndarray | None,
-    logprobs: str | None,
-    top_logprobs: int,
+    wanted: Wanted | None,
 ) -> SampleOutput:
     """Draws a token for every row; the arguments have been checked (inputs.py). step_type: a backend's Step."""
     (batch, vocab), device = logits.shape, logits.device
@@ -88,8 +88,7 @@ def sample_step(
         requests.table,
         Outputs(batch, device),
         bits,
-        logprobs,
-        top_logprobs,
+        wanted,
         history=requests.tokens.shape[1],
         touched=requests.touched,
         advance=False,
@@ -144,6 +143,53 @@ def _requests(
 
     prompts, places = given(prompt_lengths, lengths), given(positions, lengths)
     return build(params, seeds, logits.shape[1], ids, lengths, prompts, places, ids.shape[1])
+
+
+def chosen(outputs: Outputs, wanted: Wanted, table: Tensor, slots: Tensor) -> SampleOutput:
+    """What is said of the drawn tokens, each row's as it asked."""
+    result = outputs.bare
+    if not wanted.mixed:
+        return result._replace(
+            logprobs=(outputs.processed if wanted.processed else outputs.raw) if wanted.chosen else None,
+            raw_logprobs=outputs.raw if wanted.both else None,
+            ranks=outputs.ranks if wanted.raw else None,
+        )
+    kinds, tops = _asked(wanted, table, slots)
+    raw = torch.where((kinds & RAW) != 0, outputs.raw, torch.nan) if wanted.raw else torch.nan
+    says_raw = ((kinds & RAW) != 0) | ((kinds == 0) & (tops > 0))
+    logprobs = torch.where((kinds & PROCESSED) != 0, outputs.processed, raw) if wanted.processed else raw
+    return result._replace(
+        logprobs=logprobs if wanted.chosen else None,
+        raw_logprobs=raw if wanted.both else None,
+        ranks=torch.where(says_raw, outputs.ranks, 0) if wanted.raw else None,
+    )
+
+
+def lists(wanted: Wanted, table: Tensor, slots: Tensor, raw, processed) -> tuple[Tensor, Tensor]:
+    """ids int64 and logprobs float32 [B, wanted.width] of each row's most probable tokens, as it asked.
+
+    raw, processed: x, maximum and log_sum as `most_probable` takes them; the one that nobody lists is None.
+    """
+    x, maximum, log_sum = raw or processed
+    temperature = temperatures(table, slots) if processed else torch.ones_like(maximum)
+    kinds, tops = _asked(wanted, table, slots) if wanted.mixed else (None, None)
+    if raw and processed:
+        is_processed = (kinds & PROCESSED) != 0
+        x, maximum, log_sum = (
+            torch.where(is_processed.view(-1, *[1] * (a.dim() - 1)), b, a) for a, b in zip(raw, processed)
+        )
+        temperature = torch.where(is_processed, temperature, 1.0)
+    ids, values = most_probable(x, maximum, log_sum, temperature, wanted.width)
+    if tops is None:
+        return ids, values
+    listed = torch.arange(wanted.width, dtype=torch.int64, device=ids.device) < tops[:, None]
+    return torch.where(listed, ids, -1), torch.where(listed, values, -torch.inf)
+
+
+def _asked(wanted: Wanted, table: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's kinds of log-probabilities, RAW | PROCESSED, and length of its list, int32 [B]."""
+    kinds, tops = table.view(torch.int32)[slots, _ASKED : _ASKED + 2].unbind(1)
+    return torch.where(kinds == 0, wanted.kind, kinds), torch.where(tops == 0, wanted.top, tops)
 
 
 @torch.no_grad()

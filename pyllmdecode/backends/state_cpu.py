@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..logprobs import Wanted
 from ..output import SampleOutput
 from ..params import SamplingParams, pack_rows
 from ..tables import BAD_HISTORY_ID, RECORD_SIZE
@@ -64,14 +65,14 @@ class State:
         return int(self.prompt_lengths[slot])
 
     def step(
-        self, logits: Tensor, rows: tuple[int, ...], uniforms: np.ndarray | None, logprobs: str | None, top: int
+        self, logits: Tensor, rows: tuple[int, ...], uniforms: np.ndarray | None, wanted: Wanted | None
     ) -> SampleOutput:
         known, _, address = self.selection
         if rows is not known and rows != known:
             index = np.array(rows, np.int64)
             address = index.ctypes.data
             self.selection = rows, index, address
-        output = self.outputs(len(rows), logprobs, top)
+        output = self.outputs(len(rows), wanted)
         _step(
             logits.data_ptr(),
             _dtypes[logits.dtype],
@@ -81,7 +82,7 @@ class State:
             self.native,
             address,
             0 if uniforms is None else uniforms.ctypes.data,
-            *cpu.addresses(output, logprobs, top),
+            *cpu.addresses(output, wanted),
             _threads(),
         )
         return output

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..logprobs import Wanted
 from ..output import SampleOutput
 from ..params import SamplingParams
 from ..tables import HISTORY_FULL, WORD
@@ -127,7 +128,7 @@ class State:
         return int(self.table[slot, WORD["prompt_length"]])
 
     def step(
-        self, logits: Tensor, rows: tuple[int, ...], uniforms: np.ndarray | None, logprobs: str | None, top: int
+        self, logits: Tensor, rows: tuple[int, ...], uniforms: np.ndarray | None, wanted: Wanted | None
     ) -> SampleOutput:
         if rows is not self.rows and rows != self.rows:
             self.selection = self._select(rows)
@@ -137,6 +138,7 @@ class State:
         if is_capturing(self.device):  # whoever is in these slots when the graph is replayed may be undecided
             self.captured.append((slots, outputs if isinstance(self.outputs, ReusedOutputs) else None))
             decided = False
+            wanted = wanted and wanted._replace(mixed=True)  # and may ask for something else
         elif (stream := current_stream(self.device)) != self.stream:
             self._settle()
             self.stream = stream
@@ -146,8 +148,7 @@ class State:
             self.table,
             outputs,
             None if uniforms is None else torch.from_numpy(uniforms).to(self.device),
-            logprobs,
-            top,
+            wanted,
             history=self.max_length,
             touched=self.touched,
             advance=True,

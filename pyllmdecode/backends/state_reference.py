@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from ..logprobs import Wanted
 from ..output import SampleOutput
 from ..params import SamplingParams
 from ..tables import BAD_HISTORY_ID, HISTORY_FULL
@@ -58,7 +59,7 @@ class State:
         return self.slots[slot].prompt_length
 
     def step(
-        self, logits: Tensor, rows: tuple[int, ...], uniforms: np.ndarray | None, logprobs: str | None, top: int
+        self, logits: Tensor, rows: tuple[int, ...], uniforms: np.ndarray | None, wanted: Wanted | None
     ) -> SampleOutput:
         slots = [self.slots[slot] for slot in rows]
         output = reference.sample_step(
@@ -69,16 +70,18 @@ class State:
             [len(slot.tokens) for slot in slots],
             [slot.seed for slot in slots],
             None if uniforms is None else uniforms.tolist(),
-            logprobs,
-            top,
+            wanted,
         )
         longer = []
         for row, slot in enumerate(slots):
             if len(slot.tokens) >= self.max_length:
                 output.token_ids[row] = -1
                 output.status[row] |= HISTORY_FULL
-                if logprobs:
-                    output.logprobs[row] = -torch.inf
+                for values in (output.logprobs, output.raw_logprobs):
+                    if values is not None and not values[row].isnan():
+                        values[row] = -torch.inf
+                if output.ranks is not None:
+                    output.ranks[row] = 0
             drawn = output.token_ids[row : row + 1]
             longer.append(torch.cat([slot.tokens, drawn]) if int(drawn) >= 0 else slot.tokens)
         for slot, tokens in zip(slots, longer, strict=True):

@@ -16,9 +16,10 @@ from ..kernels.edits import edits
 from ..kernels.logprobs import raw_logprobs
 from ..kernels.process_logits import process_logits as process_logits_kernel
 from ..kernels.sample_step import conclude, decide, masses, scan
+from ..logprobs import Wanted
 from ..output import SampleOutput
-from ..tables import MASS_BITS
-from .gpu import Outputs, most_probable, sanitised, temperatures
+from ..tables import MASS_BITS, PROCESSED, RAW
+from .gpu import Outputs, chosen, lists, sanitised
 from .triton_launch import INTERPRETED, launcher
 
 DEVICE_TYPE = "cpu" if INTERPRETED else "cuda"  # of the tensors that it takes
@@ -86,8 +87,7 @@ class Step:
         table: Tensor,
         outputs: Outputs,
         uniforms: Tensor | None,
-        logprobs: str | None,
-        top: int,
+        wanted: Wanted | None,
         *,
         history: int,
         touched: int,
@@ -95,22 +95,22 @@ class Step:
         decided: bool,
     ) -> SampleOutput:
         # A list of processed log-probabilities is made from what the end of a step clears.
-        later = top > 0 and logprobs == "processed"
+        later = wanted is not None and bool(wanted.lists & PROCESSED)
         self._run(logits, slots, table, outputs, uniforms, history, touched, advance and not later, decided)
-        if logprobs is None and not top:
+        if wanted is None:
             return outputs.bare
-        if logprobs != "processed":
+        processed = self._processed(logits, slots, table, outputs, touched) if wanted.lists & PROCESSED else None
+        if later and advance:
+            self._start(self._advance_launch(slots, table, outputs))
+        if wanted.raw:
             self._start(self._raw_launch(logits, is_aligned(logits), outputs))
-        result = outputs.bare if logprobs is None else outputs.bare._replace(logprobs=outputs.logprobs)
-        if not top:
+        result = chosen(outputs, wanted, table, slots)
+        if not wanted.width:
             return result
-        if logprobs == "processed":
-            ids, values = self._most_probable(logits, slots, table, outputs, top, touched)
-            if advance:
-                self._start(self._advance_launch(slots, table, outputs))
-        else:
-            maximum, log_sum = self.sums[: outputs.rows].double().unbind(1)
-            ids, values = most_probable(sanitised(logits), maximum, log_sum, torch.ones_like(log_sum), top)
+        raw = None
+        if wanted.lists & RAW:
+            raw = sanitised(logits), *self.sums[: outputs.rows].double().unbind(1)
+        ids, values = lists(wanted, table, slots, raw, processed)
         return result._replace(top_ids=ids, top_logprobs=values)
 
     def process_logits(
@@ -190,9 +190,9 @@ class Step:
         return launches
 
     def _raw_launch(self, logits: Tensor, aligned: bool, outputs: Outputs) -> tuple:
-        """Log-probabilities of the drawn tokens into `outputs`, and what lists of them need into `self.sums`."""
-        arguments = (logits, logits.stride(0), self.vocab, outputs.token_ids, outputs.logprobs, self.sums)
-        return raw_logprobs, outputs.rows, self.config.warps, arguments, (aligned,)
+        """What is said of the drawn tokens into `outputs`, and what lists of them need into `self.sums`."""
+        arguments = (logits, logits.stride(0), self.vocab, outputs.token_ids, outputs.raw, outputs.ranks)
+        return raw_logprobs, outputs.rows, self.config.warps, (*arguments, self.sums), (aligned,)
 
     def _scores_launch(
         self, logits: Tensor, out: Tensor, slots: Tensor, table: Tensor, outputs: Outputs, touched: int, divide: bool
@@ -209,16 +209,15 @@ class Step:
         arguments = (slots, table, self.workspace, outputs.memory, len(slots), self.vocab)
         return advance, len(slots), 4, arguments, (self.config.tile, self.config.capacity)
 
-    def _most_probable(
-        self, logits: Tensor, slots: Tensor, table: Tensor, outputs: Outputs, count: int, touched: int
-    ) -> tuple[Tensor, Tensor]:
-        """Of the processed distribution. After a run without `advance`."""
+    def _processed(
+        self, logits: Tensor, slots: Tensor, table: Tensor, outputs: Outputs, touched: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x, maximum and log_sum of the processed distribution (see gpu.py). After a run without `advance`."""
         x = torch.empty(logits.shape, dtype=torch.float32, device=self.device)
         self._start(self._scores_launch(logits, x, slots, table, outputs, touched, divide=False))
         rows = self.workspace.view(-1, self.words)[: len(slots)]
         maximum = rows.view(torch.float32)[:, layout.MAXIMUM.value].double()
-        log_sum = (rows.view(torch.int64)[:, layout.KEPT_MASS.value].double() * 2.0**-MASS_BITS).log()
-        return most_probable(x, maximum, log_sum, temperatures(table, slots), count)
+        return x, maximum, (rows.view(torch.int64)[:, layout.KEPT_MASS.value].double() * 2.0**-MASS_BITS).log()
 
 
 def is_aligned(logits: Tensor) -> bool:

@@ -113,6 +113,7 @@ def _generate(parser, args: argparse.Namespace) -> int:
                 backend=args.backend,
                 on_token=writer.token,
                 on_end=writer.end,
+                on_step=writer.step,
             )
         except (ValueError, RuntimeError, MemoryError) as error:
             parser.fail(str(error) or "not enough memory", 2)

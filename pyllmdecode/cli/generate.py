@@ -42,6 +42,7 @@ def generate(
     on_token: Callable[[int, int], object] | None = None,
     on_end: Callable[[int, str], object] | None = None,
     on_logits: Callable[[list[int], torch.Tensor], object] | None = None,
+    on_step: Callable[[list[int], pld.SampleOutput], object] | None = None,
 ) -> Generation:
     """Continue each prompt (a text, or token ids) as one batch, until its eos or `max_new_tokens`.
 
@@ -50,7 +51,7 @@ def generate(
     tokenizer's, which then also hold for `min_new_tokens`. A row that can draw nothing stops.
     on_token(prompt, id) is called for each drawn token, and stops the row where it returns True; on_end(prompt, reason)
     for each row that has stopped; on_logits(prompts, logits [rows, V]) before each draw, with the indices of the
-    prompts that are still running. None of them counts in the timing.
+    prompts that are still running; on_step(prompts, output) after it. None of them counts in the timing.
     Raises ValueError for parameters or sizes that are not accepted, before the model runs, and for a model that keeps
     no keys and values.
     """
@@ -77,7 +78,8 @@ def generate(
         raise _keeps_nothing(model)
     # A prompt of 500 tokens needs one row of logits, not 500.
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
-    on_token, on_end, on_logits = (call or (lambda *_: None) for call in (on_token, on_end, on_logits))
+    calls = on_token, on_end, on_logits, on_step
+    on_token, on_end, on_logits, on_step = (call or (lambda *_: None) for call in calls)
     running, cache = list(range(len(prompts))), None
     while running:
         start = _now(device)
@@ -90,8 +92,10 @@ def generate(
         result.model_seconds += _now(device) - start
         on_logits(running, logits)
         start = _now(device)
-        drawn = sampler.step(logits, slots=[slots[row] for row in running]).token_ids.tolist()
+        output = sampler.step(logits, slots=[slots[row] for row in running])
+        drawn = output.token_ids.tolist()
         result.sampler_seconds += _now(device) - start
+        on_step(running, output)
 
         staying = []
         for place, (row, token) in enumerate(zip(running, drawn, strict=True)):

@@ -22,6 +22,9 @@ HELP = {
     "bad_words_ids": "sequences of tokens that must not come, each with commas between its ids (default: none)",
     "min_new_tokens": "a text has at least N tokens before it may end by itself",
     "eos_token_ids": "tokens that end a text (default: those of the model)",
+    "logprobs": "of each token, in the JSON objects: raw (of the model), processed (of what was drawn from) or both "
+    "(default: none)",
+    "top_logprobs": "in the JSON objects, the N most probable tokens at each place",
     "seed": "the same seed draws the same text; further texts of a prompt take the numbers after it "
     "(default: a new one, which is printed)",
 }

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pyllmdecode import SamplingParams
+import pyllmdecode as pld
 
 from .text import TextStream
 
@@ -42,16 +42,18 @@ class Request:
     prompt_index: int
     prompt: str
     prompt_ids: list[int]
-    params: SamplingParams
+    params: pld.SamplingParams
     stream: TextStream
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
+    logprobs: list[dict] = field(default_factory=list)  # of each token, where they are asked for
 
     def record(self) -> dict:
         """What --json prints. The ids are all that were drawn, those of a stop text or an eos included."""
         names = ("prompt", "text", "finish_reason", "token_ids", "prompt_ids")
-        return {**{name: getattr(self, name) for name in names}, "seed": self.params.seed}
+        said = {"logprobs": self.logprobs} if self.logprobs else {}
+        return {**{name: getattr(self, name) for name in names}, **said, "seed": self.params.seed}
 
 
 class Writer:
@@ -63,6 +65,21 @@ class Writer:
     def __init__(self, output: Output, batch: Sequence[Request], *, headings: bool, live: bool, as_json: bool):
         self._output, self._batch, self._next = output, batch, 0
         self._headings, self._live, self._as_json = headings, live, as_json
+
+    def step(self, rows: list[int], output: pld.SampleOutput) -> None:
+        """Take in what is known of the tokens that come next."""
+        if output.logprobs is None and output.top_ids is None:
+            return
+        columns = {name: getattr(output, name) for name in ("logprobs", "raw_logprobs", "ranks")}
+        named = {"logprobs": "logprob", "raw_logprobs": "raw_logprob", "ranks": "rank"}
+        for place, row in enumerate(rows):
+            if output.token_ids[place] < 0:
+                continue
+            said = {named[name]: column[place].item() for name, column in columns.items() if column is not None}
+            if output.top_ids is not None:
+                pairs = zip(output.top_ids[place].tolist(), output.top_logprobs[place].tolist())
+                said["top"] = [[token, value] for token, value in pairs if token >= 0]
+            self._batch[row].logprobs.append(said)
 
     def token(self, row: int, token: int) -> bool:
         """Take in a token; true where the text ends before a stop text."""

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..logprobs import Wanted
 from ..output import SampleOutput
-from ..params import FLOAT32_MAX, LOG2_E, SamplingParams
+from ..params import FLOAT32_MAX, KINDS, LOG2_E, SamplingParams
+from ..tables import PROCESSED, RAW
 from .edits import edit_row
 from .interval import kept_tokens
 from .mass import masses
@@ -22,13 +24,12 @@ def sample_step(
     positions: Sequence[int] | Tensor,
     seeds: Sequence[int],
     uniforms: Sequence[int] | Tensor | None = None,
-    logprobs: str | None = None,
-    top_logprobs: int = 0,
+    wanted: Wanted | None = None,
 ) -> SampleOutput:
     """Draw one token for each row of logits [B, V].
 
     history: B int64 tensors without padding. seeds: integers in [0, 2^64). uniforms: the 64 random bits of each row,
-    instead of Philox. logprobs: None, "raw" or "processed". top_logprobs: n of `top_ids`. Nothing is validated here.
+    instead of Philox. Nothing is validated here.
     """
     device = logits.device
     if uniforms is None:
@@ -36,37 +37,62 @@ def sample_step(
     else:
         bits = as_bits(uniforms, device)
     batch = len(logits)
-
-    def minus_infinity(shape):
-        return torch.full(shape, -torch.inf, dtype=torch.float32, device=device)
-
     out = SampleOutput(
         token_ids=torch.full((batch,), -1, dtype=torch.int64, device=device),
-        logprobs=minus_infinity((batch,)) if logprobs else None,
-        top_ids=torch.full((batch, top_logprobs), -1, dtype=torch.int64, device=device) if top_logprobs else None,
-        top_logprobs=minus_infinity((batch, top_logprobs)) if top_logprobs else None,
+        logprobs=None,
+        top_ids=None,
+        top_logprobs=None,
         kept=torch.zeros(batch, dtype=torch.int64, device=device),
         status=torch.zeros(batch, dtype=torch.int32, device=device),
     )
+    out = out if wanted is None else with_logprobs(out, wanted)
     for row in range(batch):
-        temperature = params[row].temperature
         raw, x, out.status[row] = edit_row(logits[row], params[row], history[row], int(prompt_lengths[row]))
         kept = kept_tokens(x, params[row])
         out.kept[row] = kept.sum()
         if kept.any():
-            out.token_ids[row] = draw(masses(x, temperature) * kept, bits[row])
-        if logprobs == "processed":
-            shown, known, values = x, kept, log_probabilities(x, kept, temperature)
-        else:
-            shown, known = raw, raw > -torch.inf
-            values = log_probabilities(raw, known, 1.0)
-        if logprobs and out.token_ids[row] >= 0:
-            out.logprobs[row] = values[out.token_ids[row]]
-        if top_logprobs:
-            best = largest(shown, known, top_logprobs)
-            out.top_ids[row, : len(best)] = best
-            out.top_logprobs[row, : len(best)] = values[best].to(torch.float32)
+            out.token_ids[row] = draw(masses(x, params[row].temperature) * kept, bits[row])
+        if wanted is not None:
+            write_logprobs(out, row, raw, x, kept, params[row], wanted)
     return out
+
+
+def with_logprobs(out: SampleOutput, wanted: Wanted) -> SampleOutput:
+    """The tensors that are asked for, as they are in rows that did not ask."""
+    batch, like = len(out.token_ids), out.token_ids
+
+    def values(*shape, of):
+        return like.new_full(shape, of, dtype=torch.float32)
+
+    return out._replace(
+        logprobs=values(batch, of=torch.nan) if wanted.chosen else None,
+        raw_logprobs=values(batch, of=torch.nan) if wanted.both else None,
+        ranks=like.new_zeros(batch) if wanted.raw else None,
+        top_ids=like.new_full((batch, wanted.width), -1) if wanted.width else None,
+        top_logprobs=values(batch, wanted.width, of=-torch.inf) if wanted.width else None,
+    )
+
+
+def write_logprobs(out: SampleOutput, row: int, raw: Tensor, x: Tensor, kept: Tensor, params, wanted: Wanted) -> None:
+    """What a row asks for, by its parameters or by the call. raw, x: float32 [V], logits before and after stage 5."""
+    token = int(out.token_ids[row])
+    kind, top = KINDS[params.logprobs] or wanted.kind, params.top_logprobs or wanted.top
+    shown, known = raw, raw > -torch.inf
+    values = log_probabilities(raw, known, 1.0)
+    if kind & RAW:
+        for column in (out.logprobs, out.raw_logprobs):
+            if column is not None:
+                column[row] = values[token] if token >= 0 else -torch.inf
+    if (kind & RAW or (top and not kind)) and token >= 0:
+        out.ranks[row] = (raw > raw[token]).sum() + 1
+    if kind & PROCESSED:
+        shown, known, values = x, kept, log_probabilities(x, kept, params.temperature)
+        if out.logprobs is not None:
+            out.logprobs[row] = values[token] if token >= 0 else -torch.inf
+    best = largest(shown, known, min(top, wanted.width))
+    if len(best):
+        out.top_ids[row, : len(best)] = best
+        out.top_logprobs[row, : len(best)] = values[best].to(torch.float32)
 
 
 def draw(mass: Tensor, u: Tensor) -> Tensor:

@@ -29,6 +29,8 @@ OPTIONS = {
     "bad_words_ids": (["1,2,3", "4"], ((1, 2, 3), (4,))),
     "min_new_tokens": (["2"], 2),
     "eos_token_ids": (["9", "10"], (9, 10)),
+    "logprobs": (["both"], "both"),
+    "top_logprobs": (["2"], 2),
     "seed": (["-3"], -3),
 }
 
@@ -115,7 +117,7 @@ def test_help_has_a_line_and_the_default_of_every_field(capsys):
     assert set(HELP) == set(FIELDS)
     with pytest.raises(SystemExit):
         main(["generate", "--help"])
-    lines = " ".join(capsys.readouterr().out.split()).split(" --")
+    lines = " ".join(capsys.readouterr().out.split("sampling parameters:")[1].split()).split(" --")
     for field in dataclasses.fields(pld.SamplingParams):
         (line,) = [line for line in lines if line.startswith(option(field.name)[2:] + " ")]
         assert "(default: " in line and (field.default is None or f"(default: {field.default})" in line), line

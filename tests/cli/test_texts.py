@@ -189,3 +189,17 @@ def test_a_terminal_without_the_characters_gets_all_it_can_show(folder, generate
         assert stop.value.code == 1 and "error: output: some characters are not in ascii" in last
     written = terminal.buffer.getvalue()
     assert written == expected.encode("ascii", "backslashreplace")
+
+
+def test_log_probabilities_of_every_token(records):
+    (plain,) = records("--prompt", "once", "--temperature", "2", "--seed", "5")
+    assert "logprobs" not in plain
+    asks = ["--logprobs", "both", "--top-logprobs", "3"]
+    (record,) = records("--prompt", "once", "--temperature", "2", "--seed", "5", *asks)
+    assert record["token_ids"] == plain["token_ids"] and len(record["logprobs"]) == len(record["token_ids"])
+    for token, said in zip(record["token_ids"], record["logprobs"], strict=True):
+        assert said["raw_logprob"] <= 0 and said["rank"] >= 1 and len(said["top"]) == 3
+        values = dict(said["top"])
+        assert values.get(token, said["logprob"]) == said["logprob"] <= max(values.values()) + 1e-6
+    (listed,) = records("--prompt", "once", "--temperature", "0", "--top-logprobs", "1")
+    assert [said["top"][0][0] for said in listed["logprobs"]] == listed["token_ids"]

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent.parent
 FLOORS = (
     {"tables"},
     {"checks", "detection", "names", "seeding", "params"},
-    {"output", "inputs", "reference"},
+    {"output", "inputs", "logprobs", "reference"},
     {"kernels"},
     {"backends"},
     {"eager", "gradient", "ops", "api", "snapshots", "control", "sampler", "scoring"},
