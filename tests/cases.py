@@ -95,9 +95,11 @@ def assert_equal(got, expected, what):
 
 
 def assert_close(got, expected, what):
-    """Within 1e-5, or a unit in the last place of float32 where that is more; infinities alike."""
+    """Within 1e-5, or a unit in the last place of float32 where that is more; infinities and NaNs alike."""
     assert got.shape == expected.shape, what
     got, expected = got.double(), expected.double()
+    assert_equal(got.isnan(), expected.isnan(), what)
+    got, expected = (torch.where(values.isnan(), 0.0, values) for values in (got, expected))
     finite = expected.isfinite()
     assert_equal(torch.where(finite, 0.0, got), torch.where(finite, 0.0, expected), what)
     error = torch.where(finite, (got - expected).abs() - 2.0**-23 * expected.abs(), 0.0)
