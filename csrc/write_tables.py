@@ -21,12 +21,24 @@ def header() -> str:
     for power, value in enumerate(tables.MASS_COEFFICIENTS):
         lines.append(f"constexpr float kMassC{power} = {value.hex()}f;")
     lines.append("")
+    for name, values in (("kLog2", tables.LOG2_COEFFICIENTS), ("kExp2", tables.EXP2_COEFFICIENTS)):
+        lines.append(f"constexpr int {name}Terms = {len(values)};")
+        lines.append(f"#define PLD_{name[1:].upper()}_COEFFICIENTS \\")
+        lines.append("  " + ", ".join(value.hex() for value in values))
+    lines.append(f"constexpr double kSqrtHalf = {tables.SQRT_HALF.hex()};")
+    lines.append("")
     integers = [
         ("int", "kMassBits", tables.MASS_BITS),
         ("int", "kMassMinExponent", tables.MASS_MIN_EXPONENT),
         ("int", "kTopPBits", tables.TOP_P_BITS),
+        ("int", "kSurpriseBits", tables.SURPRISE_BITS),
+        ("int", "kSquareShiftBefore", tables.SQUARE_SHIFTS[0]),
+        ("int", "kSquareShiftAfter", tables.SQUARE_SHIFTS[1]),
+        ("int", "kSpreadBits", tables.SPREAD_BITS),
+        ("int", "kTopHTokens", tables.TOP_H_TOKENS),
         ("int", "kPhiloxRounds", tables.PHILOX_ROUNDS),
         ("uint64_t", "kStreamDraw", tables.STREAM_DRAW),
+        ("uint64_t", "kStreamXtc", tables.STREAM_XTC),
         ("int32_t", "kNanLogits", tables.NAN_LOGITS),
         ("int32_t", "kEmptyRow", tables.EMPTY_ROW),
         ("int32_t", "kBadHistoryId", tables.BAD_HISTORY_ID),
@@ -43,6 +55,9 @@ def header() -> str:
     lines += ["", "// The parameters of one row, as Python packs them.", "struct RowParams {"]
     lines += [_member(name, ctype, meaning) for name, _, ctype, meaning in tables.RECORD_FIELDS]
     lines += ["};", f"static_assert(sizeof(RowParams) == {tables.RECORD_SIZE});", ""]
+    lines += ["// What few rows ask for, in the lists at extra_begin.", "struct ExtraParams {"]
+    lines += [_member(name, ctype, meaning) for name, _, ctype, meaning in tables.EXTRA_FIELDS]
+    lines += ["};", f"static_assert(sizeof(ExtraParams) == {tables.EXTRA_SIZE});", ""]
     unused = tables.TABLE_WORDS - tables.RECORD_SIZE // 8 - len(tables.STATE_FIELDS)
     lines += [
         "// A request on a GPU. Its lists have another form than the fields of RowParams say, which is the CPU's: see",

@@ -8,6 +8,7 @@ from . import inputs, reference
 from . import logprobs as asked
 from .backends import cpu, gpu
 from .backends.choice import ON_GPUS, choose, module
+from .backends.not_offered import refuse
 from .output import SampleOutput, checked
 
 
@@ -24,6 +25,7 @@ def sample(
     bits = inputs.check_row_integers(uniforms, "uniforms", batch, high=2**64 - 1)
     wanted = asked.wanted(logprobs, asked.check(logprobs, top_logprobs), params)
     chosen = choose(backend, logits.device)
+    refuse(params, chosen)
     if chosen != "cpu":  # which looks for itself
         inputs.check_memory(logits, "logits")
         inputs.check_memory(known.ids, "history")
@@ -52,6 +54,7 @@ def process_logits(logits, params, history, prompt_lengths, backend, out) -> Ten
     if out is not None:
         _check_out(out, logits)
     chosen = choose(backend, logits.device)
+    refuse(params, chosen)
     inputs.check_memory(logits, "logits")
     inputs.check_memory(known.ids, "history")
     if out is not None:

@@ -20,6 +20,8 @@ def of_scores(
     result = torch.where(scores > -torch.inf, grad, 0.0)
     for row, ids in enumerate(history_rows(history, len(logits))[0]):
         one = params[row]
+        if one.dynatemp_range:
+            raise ValueError(f"row {row}: dynatemp_range: got {one.dynatemp_range}; accepted with gradients: 0")
         if one.repetition_penalty != 1.0:
             seen = ids[(ids >= 0) & (ids < logits.shape[1])].unique()
             x = logits[row, seen].float()

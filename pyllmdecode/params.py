@@ -1,25 +1,17 @@
-"""Sampling parameters: what they accept (docs/contract.md, section 3) and how one row is packed for native code."""
+"""Sampling parameters: what they accept (docs/contract.md, section 3)."""
 
 import functools
 import json
-import math
-import struct
-from array import array
-from collections.abc import Iterable, Mapping, MutableSequence, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-import numpy as np
-
-from . import checks, names
-from .checks import constant, float32_bits
-from .tables import NO_TOP_P, PROCESSED, RAW, RECORD_FORMAT, RECORD_SIZE, top_p_units
+from . import checks, more_checks, names
+from .checks import constant
+from .tables import PROCESSED, RAW
 
 LOG2_E = 1.4426950408889634
 FLOAT32_MAX = float.fromhex("0x1.fffffep+127")
-INT32_MAX = 2**31 - 1
 KINDS = {None: 0, "raw": RAW, "processed": PROCESSED, "both": RAW | PROCESSED}  # of log-probabilities
-
-_PACKED = RECORD_FORMAT.replace("f", "I")  # float32 fields are packed as their bits
 
 
 def _by_name(cls):
@@ -57,6 +49,24 @@ class SamplingParams:
         probable ones to list (contract, section 6); None, 0: what the call asks for.
     seed: integer in [-2^63, 2^64), taken modulo 2^64; None: a fresh one is drawn.
 
+    Other filters, each of what those before it left, in this order; top_k, top_p and min_p come after top_h:
+    top_n_sigma: keep logits within so many standard deviations of the largest (llama.cpp); 0, less or None: off.
+    min_k: cut the sorted logits at their steepest relative drop (vLLM's min_k_tau, >= 0, at least so much over their
+        range are kept); None: off.
+    p_less: keep tokens at least as probable as that two draws agree (arXiv 2509.23234).
+    top_h: keep the most probable ones that together have this share of the entropy, in (0, 1] (transformers); None:
+        off.
+    epsilon_cutoff, eta_cutoff: keep tokens of at least this probability, which eta lowers where the entropy is large,
+        in [0, 1) (transformers); 0 or None: off.
+    typical_p: keep this share of the mass, of the tokens nearest to the expected surprise, in (0, 1] (transformers);
+        1 or None: off.
+    xtc_probability, xtc_threshold: so often drop all but the least probable of the tokens that are at least this
+        probable, both in [0, 1] (llama.cpp); a probability of 0 or a threshold above 0.5: off.
+    min_tokens_to_keep: no filter leaves fewer, >= 0.
+    dynatemp_range, dynatemp_exponent: the temperature goes with the entropy of what is left, so far below and above
+        `temperature` (llama.cpp), finite, >= 0; a range of 0 or None: off.
+    temperature_last: filters see a temperature of 1, as in llama.cpp.
+
     Rows with the same seed and histories of one length draw with the same random bits, whatever their prompts:
     `pyllmdecode.seeds` makes different seeds from one.
 
@@ -82,9 +92,24 @@ class SamplingParams:
     top_logprobs: int = 0
     seed: int | None = None
 
+    top_n_sigma: float | None = 0.0
+    min_k: float | None = None
+    p_less: bool = False
+    top_h: float | None = None
+    epsilon_cutoff: float | None = 0.0
+    eta_cutoff: float | None = 0.0
+    typical_p: float | None = 1.0
+    xtc_probability: float | None = 0.0
+    xtc_threshold: float = 0.1
+    min_tokens_to_keep: int | None = 1
+    dynatemp_range: float | None = 0.0
+    dynatemp_exponent: float = 1.0
+    temperature_last: bool = False
+
     # Not fields: neither compared nor pickled.
     _record = None  # the packed record, seed 0, of parameters without lists
     _largest_id = -1
+    _extras = False  # a field of more_checks differs from its default
     _text = "{}"  # what stands for these parameters in a graph, see `from_text`
 
     @classmethod
@@ -94,9 +119,8 @@ class SamplingParams:
         config: a transformers.GenerationConfig, or a mapping of its fields. What it leaves open is as there: greedy
         without do_sample=True, and top_k=50 with it. suppress_tokens become bad words. Fields that concern the
         generation loop, such as max_new_tokens, are left to it.
-        ValueError for a field that would change the draw and is not offered, such as num_beams or typical_p, unless it
-        is at the value that turns it off, and for a min_length, as that depends on the prompt; TypeError for an unknown
-        one.
+        ValueError for a field that would change the draw and is not offered, such as num_beams, unless it is at the
+        value that turns it off, and for a min_length, as that depends on the prompt; TypeError for an unknown one.
         """
         return cls(**names.from_generation_config(config, _NAMES))
 
@@ -141,6 +165,14 @@ class SamplingParams:
             put("allowed_token_ids", checks.ids("allowed_token_ids", self.allowed_token_ids))
         if self.seed is not None:
             put("seed", checks.seed("seed", self.seed, f"{checks.SEED}, or None"))
+        extras = False
+        for name, check in more_checks.FIELDS.items():
+            value = getattr(self, name)
+            if value is not _DEFAULTS[name]:
+                value = _DEFAULTS[name] if value is None else check(name, value)
+                put(name, value)
+                extras = extras or value != _DEFAULTS[name]
+        put("_extras", extras)
 
         put("_largest_id", max([-1, *[max(ids) for _, ids in _id_lists(self) if ids]]))
         # Made now, because torch.compile can guard on what is there and on nothing that has yet to be computed.
@@ -210,62 +242,6 @@ def check_vocab(params: SamplingParams, vocab_size: int, row: int | None = None)
                 raise ValueError(f"{where}{name}: got token id {token}; accepted: ids in [0, {vocab_size})")
 
 
-def pack(params: SamplingParams, seed: int, lists: MutableSequence[int]) -> bytes:
-    """The record of `tables.RECORD_FORMAT`; ids and biases are appended to `lists` (`array("i")` or a list)."""
-    record = params._record
-    if record is not None:
-        return (seed % 2**64).to_bytes(8, "little") + record[8:]  # the seed is the first field
-    begins, counts = [0, 0, 0, 0], [0, -1, 0, 0]
-    sections = (params.logit_bias, params.allowed_token_ids, params.bad_words_ids, params.eos_token_ids)
-    for index, (section, flatten) in enumerate(zip(sections, (_flat_bias, list, _flat_sequences, list))):
-        if section is not None:
-            counts[index] = len(section)
-            begins[index] = len(lists) if section else 0
-            lists.extend(flatten(section))
-    temperature, min_p = params.temperature, params.min_p
-    record = struct.pack(
-        _PACKED,
-        seed % 2**64,
-        NO_TOP_P if params.top_p == 1.0 else top_p_units(params.top_p),
-        temperature,
-        *begins,
-        *counts,
-        float32_bits(min(LOG2_E / temperature, FLOAT32_MAX) if temperature else 0.0),
-        float32_bits(params.repetition_penalty),
-        float32_bits(params.presence_penalty),
-        float32_bits(params.frequency_penalty),
-        float32_bits(math.log2(min_p) if min_p else -math.inf),
-        min(max(params.top_k, 0), INT32_MAX),
-        min(params.no_repeat_ngram_size, INT32_MAX),
-        min(params.min_new_tokens, INT32_MAX),
-        KINDS[params.logprobs],
-        min(params.top_logprobs, INT32_MAX),
-    )
-    if params._largest_id < 0:  # nothing in `lists`: the record is the same in every batch
-        object.__setattr__(params, "_record", record)
-    return record
-
-
-def pack_rows(rows: Sequence[SamplingParams], seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Records uint8 [n, RECORD_SIZE] and the int32 lists they point into (at least one element: never a null pointer).
-
-    `seeds` are n integers in [0, 2^64). Rows that are the same object share one section of the lists.
-    """
-    lists = array("i")
-    shared: dict[int, bytes] = {}
-    parts = []
-    for row in rows:
-        record = row._record
-        if record is None:
-            record = shared[id(row)] = shared.get(id(row)) or pack(row, 0, lists)
-        parts.append(record)
-    records = np.empty((len(parts), RECORD_SIZE), np.uint8)
-    if parts:
-        records.reshape(-1)[:] = np.frombuffer(b"".join(parts), np.uint8)
-        records[:, :8] = np.array(seeds, "<u8").view(np.uint8).reshape(-1, 8)
-    return records, np.array(lists, np.int32) if lists else np.zeros(1, np.int32)
-
-
 def _id_lists(params: SamplingParams) -> list[tuple[str, Iterable[int]]]:
     bias, sequences = params.logit_bias or (), params.bad_words_ids or ()
     return [
@@ -274,14 +250,3 @@ def _id_lists(params: SamplingParams) -> list[tuple[str, Iterable[int]]]:
         ("bad_words_ids", [token for sequence in sequences for token in sequence]),
         ("eos_token_ids", params.eos_token_ids or ()),
     ]
-
-
-def _flat_bias(pairs) -> list[int]:
-    def signed(bits: int) -> int:
-        return bits - 2**32 if bits >= 2**31 else bits
-
-    return [word for token, bias in pairs for word in (token, signed(float32_bits(bias)))]
-
-
-def _flat_sequences(sequences) -> list[int]:
-    return [word for sequence in sequences for word in (len(sequence), *sequence)]

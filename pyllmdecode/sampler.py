@@ -15,6 +15,7 @@ from torch.compiler import is_dynamo_compiling
 from . import inputs, ops
 from . import logprobs as asked
 from .backends.choice import ON_GPUS, choose, module
+from .backends.not_offered import refuse
 from .control import Control, Request, outside_graphs
 from .output import SampleOutput, checked
 from .params import SamplingParams, check_vocab
@@ -245,6 +246,7 @@ class Sampler(Control):
         if not isinstance(params, SamplingParams):
             raise TypeError(f"params: got {type(params).__name__}; accepted: SamplingParams")
         check_vocab(params, self.vocab_size)
+        refuse([params], self.backend)
 
     def _check_logits(self, logits, rows: int) -> None:
         inputs.check_logits(logits)

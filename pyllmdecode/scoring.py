@@ -68,6 +68,9 @@ def score(
 
 
 def _some(logits, tokens, params, history, prompts, backend) -> ScoreOutput:
+    """As the step itself says it, or for filters that keep more than all above a value by what it keeps."""
+    if any(one._extras for one in params):
+        return _by_softmax(logits, tokens, params, history, prompts, backend)
     zeros = [0] * len(logits)  # the first token that has mass, whatever the seed
     plain = [SamplingParams()] * len(logits)
     unfiltered = [replace(one, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0) for one in params]
@@ -87,6 +90,23 @@ def _some(logits, tokens, params, history, prompts, backend) -> ScoreOutput:
     return ScoreOutput(
         _logprob(raw, tokens, raw_step, torch.ones_like(temperature)),
         torch.where(kept, _logprob(x, tokens, step, temperature), -torch.inf),
+        kept,
+        (raw > raw.gather(1, tokens[:, None])).sum(1) + 1,
+    )
+
+
+def _by_softmax(logits, tokens, params, history, prompts, backend) -> ScoreOutput:
+    plain = [SamplingParams()] * len(logits)
+    raw_step = api.sample(logits, plain, uniforms=[0] * len(logits), logprobs="raw", backend=backend)
+    raw = torch.where(logits.isnan(), -torch.inf, logits.float())
+    scores = api.process_logits(logits, params, history, prompt_lengths=prompts, backend=backend)
+    value, maximum = scores.gather(1, tokens[:, None])[:, 0], scores.amax(1)
+    d = torch.where(scores == maximum[:, None], 0.0, scores.double() - maximum[:, None].double())
+    own = d.gather(1, tokens[:, None])[:, 0]
+    kept = value > -torch.inf
+    return ScoreOutput(
+        _logprob(raw, tokens, raw_step, torch.ones(len(logits), dtype=torch.float64, device=logits.device)),
+        torch.where(kept, (own - d.logsumexp(1)).float(), -torch.inf),
         kept,
         (raw > raw.gather(1, tokens[:, None])).sum(1) + 1,
     )

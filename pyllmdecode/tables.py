@@ -24,6 +24,49 @@ MASS_BITS = 40  # the mass of the row's maximum is 2^MASS_BITS
 MASS_MIN_EXPONENT = -41  # below this floor(y + 1/2) the mass is 0
 TOP_P_BITS = 32  # top_p is compared in units of 2^-TOP_P_BITS
 TOP_P_SLACK_BITS = 16  # a share counts as reached within 2^-16 of itself and of the rest: contract, section 4
+SURPRISE_BITS = 16  # exponents in sums are counted in units of 2^-SURPRISE_BITS
+SQUARE_SHIFTS = 12, 16  # a mass squared: shifted by the first before, by the second after
+SPREAD_BITS = 20  # distances below the maximum are counted in 2^-SPREAD_BITS of the power of two above the widest
+TOP_H_TOKENS = 100  # top-h looks at no more
+
+# log2(m) = 2 / ln(2) * (s + s^3 / 3 + s^5 / 5 + ...) with s = (m - 1) / (m + 1), m in [sqrt(1/2), sqrt(2)); 2^g on
+# [-1/2, 1/2] by Taylor's series. Both end where a term is below 1e-16.
+LOG2_COEFFICIENTS = tuple(
+    float.fromhex(text)
+    for text in (
+        "0x1.71547652b82fep+1",
+        "0x1.ec709dc3a03fdp-1",
+        "0x1.2776c50ef9bfep-1",
+        "0x1.a61762a7aded9p-2",
+        "0x1.484b13d7c02a9p-2",
+        "0x1.0c9a84994022dp-2",
+        "0x1.c68f568d31760p-3",
+        "0x1.89f3b1694cffep-3",
+        "0x1.5b9ac9b743f0dp-3",
+        "0x1.3703c1f4d0ffep-3",
+        "0x1.1964ec6fc9491p-3",
+    )
+)
+EXP2_COEFFICIENTS = tuple(
+    float.fromhex(text)
+    for text in (
+        "0x1.0000000000000p+0",
+        "0x1.62e42fefa39efp-1",
+        "0x1.ebfbdff82c58fp-3",
+        "0x1.c6b08d704a0c0p-5",
+        "0x1.3b2ab6fba4e77p-7",
+        "0x1.5d87fe78a6731p-10",
+        "0x1.430912f86c787p-13",
+        "0x1.ffcbfc588b0c7p-17",
+        "0x1.62c0223a5c824p-20",
+        "0x1.b5253d395e7c4p-24",
+        "0x1.e4cf5158b8ecap-28",
+        "0x1.e8cac7351bb25p-32",
+        "0x1.c3bd650fc2986p-36",
+        "0x1.816193166d0f9p-40",
+    )
+)
+SQRT_HALF = float.fromhex("0x1.6a09e667f3bcdp-1")
 
 
 def top_p_units(top_p: float) -> int:
@@ -37,6 +80,7 @@ PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
 PHILOX_ROUNDS = 10
 STREAM_DRAW = 0  # the stream that draws the token
+STREAM_XTC = 1  # whether XTC is applied
 
 # Flags of `status`.
 NAN_LOGITS = 1
@@ -60,11 +104,12 @@ RECORD_FIELDS = (
     ("allowed_begin", "q", "int64_t", "ids; allowed_count -1: every token is allowed"),
     ("bad_words_begin", "q", "int64_t", "sequences, each: length, then its ids"),
     ("eos_begin", "q", "int64_t", "ids"),
+    ("extra_begin", "q", "int64_t", "words of ExtraParams; -1: none of its fields is asked for"),
     ("bias_count", "i", "int32_t", "pairs"),
     ("allowed_count", "i", "int32_t", "ids, or -1"),
     ("bad_words_count", "i", "int32_t", "sequences"),
     ("eos_count", "i", "int32_t", "ids"),
-    ("scale", "f", "float", "float32(log2(e) / temperature), finite"),
+    ("scale", "f", "float", "float32(log2(e) / temperature) of the filters, finite"),
     ("repetition_penalty", "f", "float", "1: off"),
     ("presence_penalty", "f", "float", "0: off"),
     ("frequency_penalty", "f", "float", "0: off"),
@@ -75,6 +120,26 @@ RECORD_FIELDS = (
     ("logprobs", "i", "int32_t", "RAW | PROCESSED; 0: as the call says"),
     ("top_logprobs", "i", "int32_t", "how many; 0: as the call says"),
 )
+# What few rows ask for, in the lists at extra_begin of a record, packed alike.
+EXTRA_FIELDS = (
+    ("typical_p", "Q", "uint64_t", "top_p_units(typical_p); NO_TOP_P: off"),
+    ("top_h", "Q", "uint64_t", "top_h in units of 2^-32; NO_TOP_P: off"),
+    ("xtc_probability", "Q", "uint64_t", "in units of 2^-32; 0: off"),
+    ("xtc_log2", "d", "double", "log2(xtc_threshold)"),
+    ("top_n_sigma", "d", "double", "0: off"),
+    ("min_k", "d", "double", "-1: off"),
+    ("epsilon_log2", "d", "double", "log2(epsilon_cutoff); -inf: off"),
+    ("eta_log2", "d", "double", "log2(eta_cutoff); -inf: off"),
+    ("filter_temperature", "d", "double", "the temperature that filters see"),
+    ("dynatemp_low", "d", "double", "the temperature at an entropy of 0"),
+    ("dynatemp_span", "d", "double", "how much more there is at the largest entropy; 0: off"),
+    ("dynatemp_exponent", "d", "double", ""),
+    ("keep", "i", "int32_t", "min_tokens_to_keep"),
+    ("p_less", "i", "int32_t", "0: off"),
+)
+EXTRA_FORMAT = "<" + "".join(code for _, code, _, _ in EXTRA_FIELDS)
+EXTRA_SIZE = struct.calcsize(EXTRA_FORMAT)
+assert EXTRA_SIZE % 8 == 0
 RECORD_FORMAT = "<" + "".join(code for _, code, _, _ in RECORD_FIELDS)
 RECORD_SIZE = struct.calcsize(RECORD_FORMAT)
 NO_TOP_P = (1 << 64) - 1  # the record's top_p when the filter is off

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 # Written out here on purpose: the layout is an interface to native code.
-FORMAT = "<QQdqqqqiiiifffffiiiii"
+FORMAT = "<QQdqqqqqiiiifffffiiiii"
 NAMES = [
     "seed",
     "top_p",
@@ -17,6 +17,7 @@ NAMES = [
     "allowed_begin",
     "bad_words_begin",
     "eos_begin",
+    "extra_begin",
     "bias_count",
     "allowed_count",
     "bad_words_count",

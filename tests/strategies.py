@@ -17,8 +17,33 @@ FLOATS = st.one_of(
 
 
 @st.composite
-def sampling_params(draw, vocab: int) -> SamplingParams:
-    """Any parameters; each one is off half of the time."""
+def extras(draw, vocab: int) -> dict:
+    """Fields that few requests use, each of them off most of the time."""
+
+    def maybe(name, strategy):
+        return {name: draw(strategy)} if draw(st.integers(0, 3)) == 0 else {}
+
+    share, small = st.floats(0, 1, exclude_min=True), st.sampled_from([1e-6, 0.001, 0.01, 0.1, 0.3, 0.99])
+    return {
+        **maybe("top_n_sigma", st.one_of(st.floats(-1, 5), st.just(1e300))),
+        **maybe("min_k", st.one_of(st.floats(0, 100), st.just(1e30))),
+        **maybe("p_less", st.just(True)),
+        **maybe("top_h", share),
+        **maybe("epsilon_cutoff", small),
+        **maybe("eta_cutoff", small),
+        **maybe("typical_p", share),
+        **maybe("xtc_probability", st.sampled_from([0.5, 1.0])),
+        **maybe("xtc_threshold", st.one_of(st.floats(0, 1), st.just(0.01))),
+        **maybe("min_tokens_to_keep", st.one_of(st.integers(1, vocab + 2), st.just(10**12))),
+        **maybe("dynatemp_range", st.floats(0, 10)),
+        **maybe("dynatemp_exponent", st.floats(0, 3)),
+        **maybe("temperature_last", st.just(True)),
+    }
+
+
+@st.composite
+def sampling_params(draw, vocab: int, extra: bool = False) -> SamplingParams:
+    """Any parameters; each one is off half of the time. extra: also the fields that not all backends have yet."""
 
     def maybe(name, strategy):
         return {name: draw(strategy)} if draw(st.booleans()) else {}
@@ -43,12 +68,13 @@ def sampling_params(draw, vocab: int) -> SamplingParams:
         **maybe("eos_token_ids", st.lists(ids, max_size=3)),
         **maybe("logprobs", st.sampled_from([None, "raw", "processed", "both"])),
         **maybe("top_logprobs", st.integers(0, 9)),
+        **(draw(extras(vocab)) if extra and draw(st.booleans()) else {}),
     )
 
 
 @st.composite
-def cases(draw) -> Case:
-    """A batch of a few rows, each with its own history and parameters."""
+def cases(draw, extra: bool = False) -> Case:
+    """A batch of a few rows, each with its own history and parameters. extra: as in sampling_params."""
     vocab = draw(st.one_of(st.integers(1, 12), st.sampled_from([63, 64, 65, 1023, 1024, 1025, 2100, 5000])))
     rows = draw(st.integers(1, 4))
     dtype = draw(st.sampled_from(list(DTYPES.values())))
@@ -68,5 +94,5 @@ def cases(draw) -> Case:
         options["positions"] = [draw(st.integers(-(2**63), 2**63 - 1)) for _ in range(rows)]
     if draw(st.booleans()):
         options["uniforms"] = [draw(st.integers(-(2**63), 2**64 - 1)) for _ in range(rows)]
-    params: Sequence[SamplingParams] = [draw(sampling_params(vocab)) for _ in range(rows)]
+    params: Sequence[SamplingParams] = [draw(sampling_params(vocab, extra)) for _ in range(rows)]
     return Case(logits.to(dtype), params, history, options)

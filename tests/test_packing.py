@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from records import EVERYTHING, FLOAT32_MAX, FORMAT, LARGEST, LEAST, NAMES, SMALLEST, units_of, unpack
 
 from pyllmdecode import tables
-from pyllmdecode.params import SamplingParams, from_text, pack, pack_rows
+from pyllmdecode.packing import pack, pack_rows
+from pyllmdecode.params import SamplingParams, from_text
 
 
 def test_pack_everything():
@@ -33,6 +34,7 @@ def test_pack_everything():
         "allowed_begin": 5,
         "bad_words_begin": 8,
         "eos_begin": 13,
+        "extra_begin": -1,
         "bias_count": 2,
         "allowed_count": 3,
         "bad_words_count": 2,

@@ -11,13 +11,19 @@ import pytest
 import torch
 from records import EVERYTHING, LARGEST, LEAST, SMALLEST, unpack
 
-from pyllmdecode.params import SamplingParams, check_vocab, pack
+from pyllmdecode import more_checks
+from pyllmdecode.packing import pack
+from pyllmdecode.params import SamplingParams, check_vocab
 
 
 def test_defaults_and_field_order():
-    assert list(EVERYTHING) == [field.name for field in dataclasses.fields(SamplingParams)]
-    defaults = (1.0, 0, 1.0, 0.0, 1.0, 0.0, 0.0, 0, None, None, None, 0, None, None, 0, None)
-    assert dataclasses.astuple(SamplingParams()) == defaults
+    defaults = {field.name: field.default for field in dataclasses.fields(SamplingParams)}
+    assert list(EVERYTHING) == [name for name in defaults if name not in more_checks.FIELDS]
+    expected = (1.0, 0, 1.0, 0.0, 1.0, 0.0, 0.0, 0, None, None, None, 0, None, None, 0, None)
+    assert dataclasses.astuple(SamplingParams())[: len(expected)] == expected
+    assert dataclasses.astuple(SamplingParams()) == tuple(defaults.values())
+    given_none = SamplingParams(**dict.fromkeys(more_checks.FIELDS))
+    assert given_none == SamplingParams() and not given_none._extras
 
 
 @pytest.mark.parametrize(

@@ -27,18 +27,22 @@ PLD_HD float exponent_of(float x, float maximum, float scale) {
   return x == maximum ? 0.0f : mul_rn(add_rn(x, -maximum), scale);
 }
 
-PLD_HD uint64_t mass_of(float x, float maximum, float scale) {
-  float y = exponent_of(x, maximum, scale);
-  y = y > kMassFloor ? y : kMassFloor;  // NaN too
-  const float t = add_rn(y, kRounder);
-  const float g = add_rn(y, -add_rn(t, -kRounder));
+// 2^(y - n) * 2^24 with n = y rounded, for kMassFloor <= y <= 0.
+PLD_HD uint32_t mass_of_fraction(float y) {
+  const float g = add_rn(y, -add_rn(add_rn(y, kRounder), -kRounder));
   float q = add_rn(mul_rn(kMassC5, g), kMassC4);
   q = add_rn(mul_rn(q, g), kMassC3);
   q = add_rn(mul_rn(q, g), kMassC2);
   q = add_rn(mul_rn(q, g), kMassC1);
   q = add_rn(mul_rn(q, g), kMassC0);
-  const uint32_t shift = kRounderBits - float_to_bits(t);  // -n
-  return (uint64_t(uint32_t(q * 16777216.0f)) << (kMassBits - 24)) >> shift;
+  return uint32_t(q * 16777216.0f);
+}
+
+PLD_HD uint64_t mass_of(float x, float maximum, float scale) {
+  float y = exponent_of(x, maximum, scale);
+  y = y > kMassFloor ? y : kMassFloor;                                       // NaN too
+  const uint32_t shift = kRounderBits - float_to_bits(add_rn(y, kRounder));  // -n
+  return (uint64_t(mass_of_fraction(y)) << (kMassBits - 24)) >> shift;
 }
 
 PLD_END

@@ -1,7 +1,7 @@
 // Stages 6 to 10 of a decoding step for one row, over the few primitives that a machine's Row offers. A row starts with
 // all its tokens above -inf in focus; focusing drops tokens for good, so what is in focus at the end is what is kept.
 //
-//   maximum()          largest x after stage 5
+//   maximum()          largest x after stage 5; last_maximum() the same, once it is known
 //   vocab()            V
 //   first_at(x)        lowest id whose value is x
 //   focus(t)           keep x >= t in focus
@@ -28,6 +28,8 @@ struct Interval {
   float low;     // kept: x >= low
   int64_t kept;  // 0 for an empty row
   bool greedy;
+  float high = infinity();  // kept: x <= high
+  double temperature = 0;   // of the draw, where a filter of filters.h may have changed it
 };
 
 template <class Row>
@@ -43,21 +45,32 @@ PLD_HD float nucleus(Row& row, float low, const RowParams& params) {
   }
 }
 
+// Top-k, top-p and min-p of what is in focus, x >= low; `least` always stays. -> the new low.
+template <class Row>
+PLD_HD float plain_filters(Row& row, const RowParams& params, float low, float least) {
+  const auto lower = [least](float t) { return t < least ? t : least; };
+  if (params.top_k > 0 && params.top_k < row.vocab()) {
+    row.focus_on_top(params.top_k);
+    const float t = lower(row.threshold(TopK{params.top_k}));
+    row.focus(low = t > low ? t : low);
+  }
+  if (params.top_p != kNoTopP) {
+    const float t = lower(nucleus(row, low, params));
+    row.focus(low = t > low ? t : low);
+  }
+  if (params.min_p_log2 > -infinity()) {
+    const float t = lower(lowest_with_exponent(params.min_p_log2, row.last_maximum(), params.scale));
+    if (t > low) row.focus(low = t);
+  }
+  return low;
+}
+
 template <class Row>
 PLD_HD Interval find_interval(Row& row, const RowParams& params) {
   const float maximum = row.maximum();
   if (maximum == -infinity()) return {infinity(), 0, false};
   if (params.temperature == 0) return {maximum, 1, true};
-  float low = lowest_finite();
-  if (params.top_k > 0 && params.top_k < row.vocab()) {
-    row.focus_on_top(params.top_k);
-    row.focus(low = row.threshold(TopK{params.top_k}));
-  }
-  if (params.top_p != kNoTopP) row.focus(low = nucleus(row, low, params));
-  if (params.min_p_log2 > -infinity()) {
-    const float least = lowest_with_exponent(params.min_p_log2, maximum, params.scale);
-    if (least > low) row.focus(low = least);
-  }
+  const float low = plain_filters(row, params, lowest_finite(), infinity());
   return {low, row.count(), false};
 }
 

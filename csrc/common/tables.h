@@ -11,11 +11,25 @@ constexpr float kMassC3 = 0x1.c6b7520000000p-5f;
 constexpr float kMassC4 = 0x1.3cea8c0000000p-7f;
 constexpr float kMassC5 = 0x1.5bba6e0000000p-10f;
 
+constexpr int kLog2Terms = 11;
+#define PLD_LOG2_COEFFICIENTS \
+  0x1.71547652b82fep+1, 0x1.ec709dc3a03fdp-1, 0x1.2776c50ef9bfep-1, 0x1.a61762a7aded9p-2, 0x1.484b13d7c02a9p-2, 0x1.0c9a84994022dp-2, 0x1.c68f568d31760p-3, 0x1.89f3b1694cffep-3, 0x1.5b9ac9b743f0dp-3, 0x1.3703c1f4d0ffep-3, 0x1.1964ec6fc9491p-3
+constexpr int kExp2Terms = 14;
+#define PLD_EXP2_COEFFICIENTS \
+  0x1.0000000000000p+0, 0x1.62e42fefa39efp-1, 0x1.ebfbdff82c58fp-3, 0x1.c6b08d704a0c0p-5, 0x1.3b2ab6fba4e77p-7, 0x1.5d87fe78a6731p-10, 0x1.430912f86c787p-13, 0x1.ffcbfc588b0c7p-17, 0x1.62c0223a5c824p-20, 0x1.b5253d395e7c4p-24, 0x1.e4cf5158b8ecap-28, 0x1.e8cac7351bb25p-32, 0x1.c3bd650fc2986p-36, 0x1.816193166d0f9p-40
+constexpr double kSqrtHalf = 0x1.6a09e667f3bcdp-1;
+
 constexpr int kMassBits = 40;
 constexpr int kMassMinExponent = -41;
 constexpr int kTopPBits = 32;
+constexpr int kSurpriseBits = 16;
+constexpr int kSquareShiftBefore = 12;
+constexpr int kSquareShiftAfter = 16;
+constexpr int kSpreadBits = 20;
+constexpr int kTopHTokens = 100;
 constexpr int kPhiloxRounds = 10;
 constexpr uint64_t kStreamDraw = 0;
+constexpr uint64_t kStreamXtc = 1;
 constexpr int32_t kNanLogits = 1;
 constexpr int32_t kEmptyRow = 2;
 constexpr int32_t kBadHistoryId = 4;
@@ -38,11 +52,12 @@ struct RowParams {
   int64_t allowed_begin;  // ids; allowed_count -1: every token is allowed
   int64_t bad_words_begin;  // sequences, each: length, then its ids
   int64_t eos_begin;  // ids
+  int64_t extra_begin;  // words of ExtraParams; -1: none of its fields is asked for
   int32_t bias_count;  // pairs
   int32_t allowed_count;  // ids, or -1
   int32_t bad_words_count;  // sequences
   int32_t eos_count;  // ids
-  float scale;  // float32(log2(e) / temperature), finite
+  float scale;  // float32(log2(e) / temperature) of the filters, finite
   float repetition_penalty;  // 1: off
   float presence_penalty;  // 0: off
   float frequency_penalty;  // 0: off
@@ -53,7 +68,26 @@ struct RowParams {
   int32_t logprobs;  // RAW | PROCESSED; 0: as the call says
   int32_t top_logprobs;  // how many; 0: as the call says
 };
-static_assert(sizeof(RowParams) == 112);
+static_assert(sizeof(RowParams) == 120);
+
+// What few rows ask for, in the lists at extra_begin.
+struct ExtraParams {
+  uint64_t typical_p;  // top_p_units(typical_p); NO_TOP_P: off
+  uint64_t top_h;  // top_h in units of 2^-32; NO_TOP_P: off
+  uint64_t xtc_probability;  // in units of 2^-32; 0: off
+  double xtc_log2;  // log2(xtc_threshold)
+  double top_n_sigma;  // 0: off
+  double min_k;  // -1: off
+  double epsilon_log2;  // log2(epsilon_cutoff); -inf: off
+  double eta_log2;  // log2(eta_cutoff); -inf: off
+  double filter_temperature;  // the temperature that filters see
+  double dynatemp_low;  // the temperature at an entropy of 0
+  double dynatemp_span;  // how much more there is at the largest entropy; 0: off
+  double dynatemp_exponent;
+  int32_t keep;  // min_tokens_to_keep
+  int32_t p_less;  // 0: off
+};
+static_assert(sizeof(ExtraParams) == 104);
 
 // A request on a GPU. Its lists have another form than the fields of RowParams say, which is the CPU's: see
 // _records in pyllmdecode/backends/requests.py. It has no pairs of biases there, but touched_bias.
@@ -73,7 +107,7 @@ struct Request {
   int64_t penalised;  // 1: drawn tokens join the touched ones
   int64_t status;  // flags of the history
   int64_t capacity;  // tokens there is room for: a replayed CUDA graph may go on when nobody looks
-  int64_t unused[4];
+  int64_t unused[3];
 };
 static_assert(sizeof(Request) == 256);
 

@@ -55,9 +55,9 @@ RowResult result_of(const Outputs& out, int64_t row) {
   return result;
 }
 
-RowRequest request_of(const Outputs& out, const RowParams& params, uint64_t bits) {
+RowRequest request_of(const Outputs& out, const RowParams& params, uint64_t bits, uint64_t position) {
   const int64_t top = params.top_logprobs ? params.top_logprobs : out.top;
-  return {bits, params.logprobs ? params.logprobs : out.kind, std::min(top, out.width)};
+  return {bits, position, params.logprobs ? params.logprobs : out.kind, std::min(top, out.width)};
 }
 
 void write(const Outputs& out, int64_t row, const RowRequest& request, const RowResult& result,
@@ -88,7 +88,7 @@ void sample(const Logits& logits, const Requests& requests, const Outputs& out, 
     const uint64_t bits =
         requests.uniforms ? requests.uniforms[row] : random_bits(in.params->seed, position, kStreamDraw);
     RowResult result = result_of(out, row);
-    const RowRequest request = request_of(out, *in.params, bits);
+    const RowRequest request = request_of(out, *in.params, bits, position);
     k.sample_step(in, request, scratch, result);
     write(out, row, request, result, bad ? kBadHistoryId : 0);
   });
@@ -123,7 +123,7 @@ void step(const Logits& logits, const Slots& state, const int64_t* slots, const 
         state.lists[slot],   {tokens, length, state.prompt_lengths[slot], distinct, counts, num_distinct}};
     const uint64_t bits = uniforms ? uniforms[row] : random_bits(params.seed, uint64_t(length), kStreamDraw);
     RowResult result = result_of(out, row);
-    const RowRequest request = request_of(out, params, bits);
+    const RowRequest request = request_of(out, params, bits, uint64_t(length));
     k.sample_step(in, request, thread_scratch(in.vocab, length), result);
     const bool full = length >= state.max_length;
     if (full) {

@@ -16,6 +16,13 @@ class Edits {
   const float* values() const { return s_.edited; }
   bool allowed_only() const { return allowed_only_; }
 
+  // Drops the values above t. The bitmap has, or will have, bits of other tokens too.
+  void cut(float t) {
+    for (int64_t i = 0; i < n_; ++i)
+      if (s_.edited[i] > t) s_.edited[i] = -infinity();
+    cut_ = true;
+  }
+
   // Finds the tokens. Their values come later, by apply(), when the passes have brought the row into the cache.
   void collect() {
     const RowParams& p = *in_.params;
@@ -66,7 +73,7 @@ class Edits {
 
   // Leaves the scratch as the next row wants it.
   void clear() {
-    if (allowed_only_)
+    if (allowed_only_ || cut_)
       for (int64_t w = 0; w < words(); ++w) s_.masked[w] = 0;
     else
       for (int64_t i = 0; i < n_; ++i) s_.masked[s_.ids[i] >> 6] = 0;
@@ -160,7 +167,7 @@ class Edits {
   const RowInput& in_;
   Scratch& s_;
   int64_t n_ = 0, table_size_ = 0;
-  bool allowed_only_ = false;
+  bool allowed_only_ = false, cut_ = false;
 };
 
 PLD_END

@@ -1,6 +1,6 @@
 // Stages 1 to 9 of one row written out: x / temperature for the tokens that are kept, -inf for the others.
 #include "../common/logprob.h"
-#include "row.h"
+#include "steps.h"
 
 PLD_BEGIN
 
@@ -10,9 +10,9 @@ template <class T>
 void process_logits(const RowInput& in, Scratch& scratch, float* out) {
   Edits edits(in, scratch);
   edits.collect();
-  Row<T> row(in, in.params->scale, &edits, scratch);
-  const Interval interval = find_interval(row, *in.params);
-  const float temperature = divisor(in.params->temperature);
+  FilterRow<T> row(in, in.params->scale, &edits, scratch);
+  const Interval interval = interval_of(row, in, uint64_t(in.history.length));
+  const float temperature = divisor(interval.temperature);
   const auto keep = [&](float x) { return x >= interval.low ? x / temperature : -infinity(); };
   const int64_t chosen = interval.greedy ? row.first_at(interval.low) : -1;
   // Not the maximum, which may be another zero; and now, as out may be the logits.

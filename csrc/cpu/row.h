@@ -92,12 +92,14 @@ class Row {
   }
 
   void focus(float t) {
-    if (focused_ && t <= high_)
+    if (focused_ && t <= high_ && t >= candidates_low_)
       low_ = t;
     else
       collect(t);
     settled_ = true;
   }
+
+  void release() { focused_ = false, low_ = lowest_finite(); }  // of what was not dropped for good
 
   template <class Rule>
   float threshold(const Rule& rule) {
@@ -151,7 +153,7 @@ class Row {
   const Tiles<T>& tiles() const { return tiles_; }
   int64_t edited() const { return edits_ ? edits_->size() : 0; }
 
- private:
+ protected:
   // The token of a tile at which its running mass exceeds r, if that is one token for all r_low <= r <= r_high; else
   // -1.
   int64_t draw_in_tile(int64_t tile, uint64_t r_low, uint64_t r_high) {

@@ -33,9 +33,10 @@ struct RowInput {
 };
 
 struct RowRequest {
-  uint64_t bits;     // of the draw
-  int32_t logprobs;  // kRaw | kProcessed
-  int64_t top;       // how many of the most probable tokens to list: processed where such are asked for
+  uint64_t bits;      // of the draw
+  uint64_t position;  // counter of the random streams
+  int32_t logprobs;   // kRaw | kProcessed
+  int64_t top;        // how many of the most probable tokens to list: processed where such are asked for
 };
 
 struct RowResult {

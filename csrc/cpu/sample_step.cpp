@@ -1,6 +1,6 @@
 // One decoding step of one row: stages 1 to 10, and the log-probabilities that were asked for.
 #include "../common/logprob.h"
-#include "most_probable.h"
+#include "steps.h"
 
 PLD_BEGIN
 
@@ -44,8 +44,8 @@ void raw_logprobs(const RowInput& in, int64_t top, Scratch& scratch, RowResult& 
 }
 
 template <class T>
-void processed_logprobs(Row<T>& row, const RowInput& in, const Interval& interval, float maximum,
-                        const RowRequest& request, Scratch& scratch, RowResult& result) {
+void processed_logprobs(Row<T>& row, const Interval& interval, float maximum, const RowRequest& request,
+                        Scratch& scratch, RowResult& result) {
   if (interval.greedy) {  // all the probability is the token's
     result.logprob = 0;
     for (int64_t i = 0; i < request.top; ++i) {
@@ -56,7 +56,7 @@ void processed_logprobs(Row<T>& row, const RowInput& in, const Interval& interva
   }
   result.logprob = -infinity();
   if (interval.kept == 0) return list_top<T>(row, 0, nullptr, request.top, scratch, result);
-  const Normaliser of(maximum, in.params->temperature, row.total().mass);
+  const Normaliser of(maximum, interval.temperature, row.total().mass);
   if (result.token >= 0) result.logprob = of.logprob(row.value_of_token(result.token));
   if (request.top) list_top(row, interval.low, &of, request.top, scratch, result);
 }
@@ -67,12 +67,12 @@ void sample_step(const RowInput& in, const RowRequest& request, Scratch& scratch
   edits.collect();
   const bool processed = request.logprobs & kProcessed;
   {
-    Row<T> row(in, in.params->scale, &edits, scratch);
-    const Interval interval = find_interval(row, *in.params);
+    FilterRow<T> row(in, in.params->scale, &edits, scratch);
+    const Interval interval = interval_of(row, in, request.position);
     result.token = draw(row, interval, request.bits);
     result.kept = interval.kept;
     result.status = (row.saw_nan() ? kNanLogits : 0) | (result.token < 0 ? kEmptyRow : 0);
-    if (processed) processed_logprobs(row, in, interval, row.last_maximum(), request, scratch, result);
+    if (processed) processed_logprobs(row, interval, row.last_maximum(), request, scratch, result);
   }
   edits.clear();
   const int64_t top = processed ? 0 : request.top;

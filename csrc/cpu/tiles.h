@@ -133,6 +133,12 @@ class Tiles {
     return sum;
   }
 
+  // Masks the untouched tokens of a tile that are at least t, in the scratch's bitmap.
+  void mask_from(int64_t tile, float t) {
+    for (int64_t i = 0; i < kTile; i += 64)
+      s_.masked[tile * (kTile / 64) + i / 64] |= word_at_least(at(tile) + i, all(t));
+  }
+
   // Appends the untouched tokens of a tile that are at least t to the candidates, of which there are n. -> how many
   // then.
   int64_t gather(int64_t tile, float t, int64_t n, Lanes reached) const {

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..inputs import History
 from ..logprobs import Wanted
 from ..output import SampleOutput
-from ..params import SamplingParams, pack, pack_rows
+from ..packing import pack, pack_rows
+from ..params import SamplingParams
 
 try:
     _cpu = importlib.import_module("pyllmdecode._cpu")
@@ -84,7 +85,8 @@ def process_logits(
     logits: Tensor, params: list[SamplingParams], history: History, prompt_lengths: np.ndarray | None, out: Tensor
 ) -> None:
     """Writes the processed logits of every row to `out`, float32 [B, V], which may be `logits` itself."""
-    requests = _requests(params, [0] * len(params), history, prompt_lengths, None, None)
+    seeds = [(one.seed or 0) % 2**64 for one in params]
+    requests = _requests(params, seeds, history, prompt_lengths, None, None)
     _cpu.process_logits(describe_logits(logits), requests, out.data_ptr(), out.stride(0), torch.get_num_threads())
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..params import SamplingParams, float32_bits, pack_rows
+from ..checks import float32_bits
+from ..packing import pack_rows
+from ..params import SamplingParams
 from ..tables import BAD_HISTORY_ID, RECORD_LAYOUT, RECORD_SIZE, TABLE_WORDS, WORD
 
 LOW_BYTES_UNIT = 16  # the CUDA kernel reads so many low bytes at a time, aligned, the last of them in whole as well

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..logprobs import Wanted
 from ..output import SampleOutput
-from ..params import SamplingParams, pack_rows
+from ..packing import pack_rows
+from ..params import SamplingParams
 from ..tables import BAD_HISTORY_ID, RECORD_SIZE
 from . import cpu
 

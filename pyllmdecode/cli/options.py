@@ -25,6 +25,19 @@ HELP = {
     "logprobs": "of each token, in the JSON objects: raw (of the model), processed (of what was drawn from) or both "
     "(default: none)",
     "top_logprobs": "in the JSON objects, the N most probable tokens at each place",
+    "top_n_sigma": "drop tokens whose logit is more than X standard deviations below the largest; 0 is off",
+    "min_k": "cut the list of tokens at the steepest drop of their logits, keeping more of a flat one (default: off)",
+    "p_less": "drop tokens less probable than that two draws agree",
+    "top_h": "keep the most probable tokens that have this share of the entropy (default: off)",
+    "epsilon_cutoff": "drop tokens less probable than this; 0 is off",
+    "eta_cutoff": "the same, but drop fewer where much is possible; 0 is off",
+    "typical_p": "keep this share of the probability, of tokens about as surprising as expected; 1 is off",
+    "xtc_probability": "how often all but the least of the tokens beyond the threshold are dropped; 0 is off",
+    "xtc_threshold": "what counts as probable to XTC",
+    "min_tokens_to_keep": "no filter leaves fewer tokens",
+    "dynatemp_range": "the temperature goes up and down so far with the entropy; 0 is off",
+    "dynatemp_exponent": "above 1 the temperature stays low unless the entropy is large",
+    "temperature_last": "let filters see a temperature of 1",
     "seed": "the same seed draws the same text; further texts of a prompt take the numbers after it "
     "(default: a new one, which is printed)",
 }

@@ -1,22 +1,49 @@
-"""Stages 6 to 9 of docs/contract.md: which tokens of a row are kept.
+"""Stages 6 to 17 of docs/contract.md: which tokens of a row are kept.
 
-Each filter keeps the tokens at or above one value of x, so each returns that value, a float32 scalar (-inf: off);
-together they keep an interval of x. x is float32 [V] after stage 5, and not empty.
+Each filter keeps the tokens at or above one value of x, or at or below one, so each returns that value, a float32
+scalar (-inf: off); together they keep an interval of x. x is float32 [V] after stage 5.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..params import SamplingParams
 from ..tables import TOP_P_BITS, top_p_units
+from . import filters
 from .mass import exponents, float32, masses
 
 
-def kept_tokens(x: Tensor, params: SamplingParams) -> Tensor:
-    """Mask [V] of the tokens that are kept: one for a greedy row, none for an empty one."""
-    if params.temperature == 0:
-        return greedy(x) & (x > -torch.inf)
-    return (x >= lower_bound(x, params)) & (x > -torch.inf)
+class Interval(NamedTuple):
+    kept: Tensor  # mask [V] of the tokens that are kept: one for a greedy row, none for an empty one
+    temperature: float  # of the draw; 0: the largest of them
+
+
+def find_interval(x: Tensor, params: SamplingParams, chance: int = 0) -> Interval:
+    """chance: the 32 random bits of XTC."""
+    finite = x > -torch.inf
+    if params.temperature == 0 or not finite.any():
+        return Interval(greedy(x) & finite, 0.0)
+    low = lower_bound(x, params)
+    y = exponents(x, filter_temperature(params))
+    kept = finite & (x >= low)
+    low, high = filters.typical_p(x[kept], y[kept], params.typical_p, params.min_tokens_to_keep)
+    kept = kept & (x >= low) & (x <= high)
+    kept = kept & (x <= filters.xtc(x[kept], y[kept], params, chance))
+    temperature = filters.dynamic_temperature(x[kept], params)
+    if temperature == 0:
+        kept = kept & greedy(torch.where(kept, x, float32(-torch.inf, x)))
+    return Interval(kept, temperature)
+
+
+def kept_tokens(x: Tensor, params: SamplingParams, chance: int = 0) -> Tensor:
+    """Mask [V] of the tokens that are kept."""
+    return find_interval(x, params, chance).kept
+
+
+def filter_temperature(params: SamplingParams) -> float:
+    return 1.0 if params.temperature_last else params.temperature
 
 
 def greedy(x: Tensor) -> Tensor:
@@ -26,11 +53,25 @@ def greedy(x: Tensor) -> Tensor:
 
 
 def lower_bound(x: Tensor, params: SamplingParams) -> Tensor:
-    """The least x that top-k, top-p and min-p keep. Top-p sees what top-k left; min-p sees the largest only."""
-    y = exponents(x, params.temperature)
-    at_least = top_k(x, params.top_k)
-    mass = masses(x, params.temperature).where(x >= at_least, torch.zeros_like(x, dtype=torch.int64))
-    return torch.stack([at_least, top_p(x, mass, params.top_p), min_p(x, y, params.min_p)]).max()
+    """The least x that the filters keep which drop the smallest x, each of what those before it left."""
+    temperature = filter_temperature(params)
+    y, mass = exponents(x, temperature), masses(x, temperature)
+    least = top_k(x, params.min_tokens_to_keep) if params.min_tokens_to_keep > 1 else x.max()
+    kept = x > -torch.inf
+    for wanted, bound in (
+        (params.top_n_sigma > 0, lambda x, y, _: filters.top_n_sigma(x, params.top_n_sigma)),
+        (params.min_k is not None, lambda x, y, _: filters.min_k(x, params.min_k, temperature)),
+        (params.p_less, lambda x, y, _: filters.p_less(x, y)),
+        (params.top_h is not None, lambda x, y, _: filters.top_h(x, y, params.top_h)),
+        (params.top_k > 0, lambda x, y, _: top_k(x, params.top_k)),
+        (params.top_p < 1, lambda x, y, mass: top_p(x, mass, params.top_p)),
+        (params.min_p > 0, lambda x, y, _: min_p(x, y, params.min_p)),
+        (params.epsilon_cutoff > 0, lambda x, y, _: filters.epsilon_cutoff(x, y, params.epsilon_cutoff)),
+        (params.eta_cutoff > 0, lambda x, y, _: filters.eta_cutoff(x, y, params.eta_cutoff)),
+    ):
+        if wanted:
+            kept = kept & (x >= torch.minimum(bound(x[kept], y[kept], mass[kept]), least))
+    return x[kept].min()
 
 
 def top_k(x: Tensor, k: int) -> Tensor:

@@ -4,11 +4,13 @@ Every constant is a float32 tensor and every multiplication and addition an oper
 computed in double or fused, whatever the device.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ..params import FLOAT32_MAX, LOG2_E
-from ..tables import MASS_BITS, MASS_COEFFICIENTS, MASS_MIN_EXPONENT
+from ..tables import MASS_BITS, MASS_COEFFICIENTS, MASS_MIN_EXPONENT, SQUARE_SHIFTS, SURPRISE_BITS
 
 FRACTION_BITS = 24  # q * 2^24 is an integer for every float32 q in [1/2, 2)
 
@@ -41,14 +43,40 @@ def exp2_centred(g: Tensor) -> Tensor:
 
 def mass(y: Tensor) -> Tensor:
     """Exponents y <= 0, float32 -> integers near 2^(40 + y), int64; 0 far below, at -inf and at NaN."""
+    fraction, shift, _ = parts(y)
+    return (fraction << (MASS_BITS - FRACTION_BITS)) >> shift
+
+
+def parts(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Exponents y <= 0, float32 -> int64: fraction and shift, so that 2^y is fraction * 2^-(24 + shift), and the
+    surprise -y in units of 2^-16, rounded down; a fraction of 0 where there is no mass.
+    """
     counts = y >= MASS_MIN_EXPONENT - 1  # false for NaN
     y = torch.where(counts, y, float32(0.0, y))  # so that the conversions below stay in range
     n = torch.floor(y + float32(0.5, y))
     q = exp2_centred(y - n)
-    fixed_point = (q * float32(2.0**FRACTION_BITS, q)).to(torch.int64)
+    fraction = (q * float32(2.0**FRACTION_BITS, q)).to(torch.int64)
     shift = (-n).to(torch.int64)
-    result = (fixed_point << (MASS_BITS - FRACTION_BITS)) >> shift
-    return torch.where(counts & (n >= MASS_MIN_EXPONENT), result, torch.zeros_like(result))
+    surprise = (-y * float32(2.0**SURPRISE_BITS, y)).to(torch.int64)
+    return torch.where(counts & (n >= MASS_MIN_EXPONENT), fraction, torch.zeros_like(fraction)), shift, surprise
+
+
+class Sums(NamedTuple):
+    """Of some tokens, in exact integers (docs/contract.md, section 4)."""
+
+    mass: int
+    surprise: int  # masses times surprises: over the mass, the mean of -y
+    squares: int  # masses squared
+
+
+def sums(y: Tensor) -> Sums:
+    """Exponents y <= 0 of tokens above -inf."""
+    fraction, shift, surprise = parts(y)
+    before, after = SQUARE_SHIFTS
+    mass = (fraction << (MASS_BITS - FRACTION_BITS)) >> shift
+    return Sums(
+        int(mass.sum()), int(((fraction * surprise) >> shift).sum()), int((((mass >> before) ** 2) >> after).sum())
+    )
 
 
 def masses(x: Tensor, temperature: float) -> Tensor:

@@ -8,11 +8,11 @@ from torch import Tensor
 from ..logprobs import Wanted
 from ..output import SampleOutput
 from ..params import FLOAT32_MAX, KINDS, LOG2_E, SamplingParams
-from ..tables import PROCESSED, RAW
+from ..tables import PROCESSED, RAW, STREAM_XTC
 from .edits import edit_row
-from .interval import kept_tokens
-from .mass import masses
-from .philox import as_bits, high64, random_bits
+from .interval import Interval, find_interval
+from .mass import float32, masses
+from .philox import as_bits, halves, high64, random_bits
 
 
 @torch.no_grad()
@@ -36,6 +36,7 @@ def sample_step(
         bits = random_bits(as_bits(seeds, device), as_bits(positions, device))
     else:
         bits = as_bits(uniforms, device)
+    chances = xtc_chances(seeds, positions, device)
     batch = len(logits)
     out = SampleOutput(
         token_ids=torch.full((batch,), -1, dtype=torch.int64, device=device),
@@ -48,13 +49,20 @@ def sample_step(
     out = out if wanted is None else with_logprobs(out, wanted)
     for row in range(batch):
         raw, x, out.status[row] = edit_row(logits[row], params[row], history[row], int(prompt_lengths[row]))
-        kept = kept_tokens(x, params[row])
+        kept, temperature = find_interval(x, params[row], chances[row])
         out.kept[row] = kept.sum()
         if kept.any():
-            out.token_ids[row] = draw(masses(x, params[row].temperature) * kept, bits[row])
+            inside = torch.where(kept, x, float32(-torch.inf, x))
+            out.token_ids[row] = draw(masses(inside, temperature), bits[row])
         if wanted is not None:
-            write_logprobs(out, row, raw, x, kept, params[row], wanted)
+            write_logprobs(out, row, raw, x, Interval(kept, temperature), params[row], wanted)
     return out
+
+
+def xtc_chances(seeds: Sequence[int], positions: Sequence[int] | Tensor, device: torch.device) -> list[int]:
+    """32 random bits for each row."""
+    bits = random_bits(as_bits(seeds, device), as_bits(positions, device), STREAM_XTC)
+    return halves(bits)[1].tolist()
 
 
 def with_logprobs(out: SampleOutput, wanted: Wanted) -> SampleOutput:
@@ -73,7 +81,7 @@ def with_logprobs(out: SampleOutput, wanted: Wanted) -> SampleOutput:
     )
 
 
-def write_logprobs(out: SampleOutput, row: int, raw: Tensor, x: Tensor, kept: Tensor, params, wanted: Wanted) -> None:
+def write_logprobs(out: SampleOutput, row: int, raw: Tensor, x: Tensor, left: Interval, params, wanted: Wanted) -> None:
     """What a row asks for, by its parameters or by the call. raw, x: float32 [V], logits before and after stage 5."""
     token = int(out.token_ids[row])
     kind, top = KINDS[params.logprobs] or wanted.kind, params.top_logprobs or wanted.top
@@ -86,7 +94,7 @@ def write_logprobs(out: SampleOutput, row: int, raw: Tensor, x: Tensor, kept: Te
     if (kind & RAW or (top and not kind)) and token >= 0:
         out.ranks[row] = (raw > raw[token]).sum() + 1
     if kind & PROCESSED:
-        shown, known, values = x, kept, log_probabilities(x, kept, params.temperature)
+        shown, known, values = x, left.kept, log_probabilities(x, left.kept, left.temperature)
         if out.logprobs is not None:
             out.logprobs[row] = values[token] if token >= 0 else -torch.inf
     best = largest(shown, known, min(top, wanted.width))
@@ -112,7 +120,7 @@ def log_probabilities(x: Tensor, kept: Tensor, temperature: float) -> Tensor:
         temperature = 1.0  # one token is kept, so any will do
     # The draw's scale is capped at the largest float32, and a float32 difference that overflows has no mass.
     temperature = max(temperature, LOG2_E / FLOAT32_MAX)
-    maximum = x.max()
+    maximum = x[kept].max()
     d = torch.where(x == maximum, 0.0, x.double() - maximum.double())
     d = torch.where(kept & ((x == maximum) | (x - maximum > -torch.inf)), d, -torch.inf)
     z = d / temperature

@@ -141,7 +141,8 @@ def test_instruction_sets_share_no_code(isa):
         for line in tool_output("nm", "-C", path).splitlines():
             kind, name = re.match(r"[0-9a-f ]{16} (\S) (.*)", line).groups()
             if kind in "WwVvu" and not name.startswith("DW.ref."):  # pointers that unwinding needs
-                assert f"pld::{isa}::" in name, f"{path.name}: {line}"
+                # Some names of lambdas are more than nm can read.
+                assert f"pld::{isa}::" in name or f"3pld{len(isa)}{isa}" in name, f"{path.name}: {line}"
 
 
 @pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])

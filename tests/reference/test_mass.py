@@ -8,7 +8,8 @@ import pytest
 import torch
 from exponents import float32_values, many_exponents
 
-from pyllmdecode.params import SamplingParams, pack
+from pyllmdecode.packing import pack
+from pyllmdecode.params import SamplingParams
 from pyllmdecode.reference.mass import exp2_centred, exponents, mass, masses
 from pyllmdecode.tables import MASS_COEFFICIENTS, RECORD_FIELDS, RECORD_FORMAT
 

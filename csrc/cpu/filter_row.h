@@ -1,0 +1,157 @@
+// The primitives of common/filters.h on a CPU.
+#pragma once
+
+#include "../common/filters.h"
+#include "most_probable.h"
+#include "sum_lanes.h"
+
+PLD_BEGIN
+
+template <class T>
+class FilterRow : public Row<T> {
+ public:
+  using Row<T>::Row;
+
+  float lowest() {
+    if (focused_) return lowest_of(lowest_finite());
+    Floats least = all(infinity());
+    for (int64_t tile = 0; tile < tiles_.size(); ++tile)
+      for (int64_t i = 0; i < kTile; i += kLanes) least = min_finite(tiles_.load_masked(tile, i), least);
+    float low = smallest(least);
+    for (int64_t e = 0; e < this->edited(); ++e) {
+      const float x = edits_->values()[e];
+      low = x >= lowest_finite() && x < low ? x : low;
+    }
+    return low;
+  }
+
+  float lowest_from(float t) { return settle(), lowest_of(t); }
+
+  Spread spread(float scale) {
+    Spread s{};
+    each([&](const auto& load, int64_t n) { add_spread(load, n, of_.maximum, scale, s); });
+    return s;
+  }
+
+  template <int kWhat>
+  Sums sums() {
+    Sums s{};
+    each([&](const auto& load, int64_t n) { add_sums<kWhat>(load, n, of_, s); });
+    s.count = this->count();
+    return s;
+  }
+
+  int64_t largest(int64_t n, const float*& x) {
+    if (this->settled_)
+      settle();
+    else
+      this->release(), this->focus_on_top(n);
+    const float t = this->threshold(TopK{n});
+    int64_t found = 0, ties = 0;
+    for (int64_t c = 0; c < candidates_; ++c) {
+      if (s_.values[c] > t) s_.top_values[found++] = s_.values[c];
+      ties += s_.values[c] == t;
+    }
+    for (; ties > 0 && found < n; --ties) s_.top_values[found++] = t;
+    sort_descending(s_.top_ids, s_.top_values, found);
+    if (!this->settled_) this->release();
+    x = s_.top_values;
+    return found;
+  }
+
+  // Of values from `from` on, or of all where those are not enough.
+  Ends nearest(float mean, const Typical& rule, float from) {
+    const float low = low_, t = lowest_with_exponent(from, of_.maximum, of_.scale);
+    if (!focused_ || head_.count || candidates_low_ < t) this->collect(t > low ? t : low);
+    Stats all_of_them = this->total();
+    if (!rule.enough(all_of_them)) this->collect(low), all_of_them = this->total();
+    weigh();
+    float farthest = 0;
+    for (int64_t c = 0; c < candidates_; ++c) {
+      s_.bracket[c] = s_.values[c] >= low_ ? -distance_of(s_.values[c], mean) : -infinity();
+      if (s_.bracket[c] < farthest) farthest = s_.bracket[c];
+    }
+    std::memcpy(s_.bracket_mass, s_.value_mass, candidates_ * sizeof(uint64_t));
+    Bracket bracket(s_.bracket, s_.bracket_mass, candidates_);
+    const float distance = -search(bracket, farthest, 0.0f, rule);
+    Ends ends{infinity(), -infinity()};
+    for (int64_t c = 0; c < candidates_; ++c) {
+      const float x = s_.values[c];
+      const bool inside = x >= low_ && distance_of(x, mean) <= distance;
+      if (inside && x < ends.low) ends.low = x;
+      if (inside && x > ends.high) ends.high = x;
+    }
+    this->settled_ = true;
+    return ends;
+  }
+
+  // Masks what is above, so that all passes read it as -inf.
+  void cut(float high) {
+    const float t = next_above(high);
+    for (int64_t tile = 0; tile < tiles_.size(); ++tile)
+      if (tiles_.reaches(tile, t)) tiles_.mask_from(tile, t);
+    edits_->cut(high);
+    top_ = high;
+    this->collect(low_);
+    this->settled_ = true;
+  }
+
+  float top() const { return top_ < of_.maximum ? top_ : of_.maximum; }
+
+  void rescale(float scale) {
+    of_ = {top(), scale, top() == infinity()};
+    this->weighed_ = false;
+  }
+
+ private:
+  using Row<T>::tiles_;
+  using Row<T>::edits_;
+  using Row<T>::s_;
+  using Row<T>::of_;
+  using Row<T>::focused_;
+  using Row<T>::head_;
+  using Row<T>::low_;
+  using Row<T>::candidates_low_;
+  using Row<T>::candidates_;
+  using Row<T>::weigh;
+
+  // All that is in focus stands among the candidates.
+  void settle() {
+    if (!focused_ || head_.count) this->collect(low_);
+  }
+
+  float distance_of(float x, float mean) const {
+    const float v = exponent_of(x, of_.maximum, of_.scale) - mean;
+    return v != v ? infinity() : v < 0 ? -v : v;
+  }
+
+  float lowest_of(float t) const {
+    float low = infinity();
+    const float from = t > low_ ? t : low_;
+    for (int64_t c = 0; c < candidates_; ++c) low = s_.values[c] >= from && s_.values[c] < low ? s_.values[c] : low;
+    return low;
+  }
+
+  // Calls add(load, n) for all that is in focus: load(i) are the values from i on, for i < n, -inf where there is none.
+  template <class Add>
+  void each(const Add& add) {
+    const auto of_array = [](const float* x, int64_t size, float low) {
+      return [=](int64_t i) {
+        const Lanes valid = size - i >= kLanes ? kAllLanes : size > i ? (Lanes(1) << (size - i)) - 1 : 0;
+        const Floats v = load(x + i);
+        return masked(all(-infinity()), at_least(v, all(low)) & valid, v);
+      };
+    };
+    if (focused_) {
+      if (head_.count) this->collect(low_);
+      return add(of_array(s_.values, candidates_, low_), candidates_);
+    }
+    for (int64_t tile = 0; tile < tiles_.size(); ++tile)
+      add([&](int64_t i) { return tiles_.load_masked(tile, i); }, kTile);
+    add(of_array(edits_->values(), this->edited(), lowest_finite()), this->edited());
+  }
+
+  float top_ = infinity();
+};
+
+PLD_END

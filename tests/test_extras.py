@@ -1,0 +1,128 @@
+"""The fields that few requests use, on the backends that have them, against the reference; others refuse them."""
+
+import itertools
+
+import pytest
+import torch
+from cases import DTYPES, INF, LISTS, Case, draws, hard_batch, hard_histories, normal
+from hypothesis import given, settings
+from strategies import cases
+
+import pyllmdecode as pld
+from pyllmdecode import SamplingParams
+from pyllmdecode.more_checks import FIELDS
+
+VOCAB = 1500
+EXTRAS = (
+    *({"top_n_sigma": n} for n in (0.3, 1.0, 4.0)),
+    *({"min_k": tau} for tau in (0.0, 20.0, 1e6)),
+    {"p_less": True},
+    *({"top_h": share} for share in (1e-9, 0.4, 1.0)),
+    *({"epsilon_cutoff": p} for p in (1e-9, 1e-4, 0.02, 0.7)),
+    *({"eta_cutoff": p} for p in (1e-6, 0.02, 0.7)),
+    *({"typical_p": p} for p in (1e-9, 0.2, 0.9, 0.999)),
+    *({"xtc_probability": 1.0, "xtc_threshold": t} for t in (0.0, 0.001, 0.1, 0.5)),
+    *({"min_tokens_to_keep": n, "top_p": 0.2} for n in (2, 40, VOCAB, 10**12)),
+    *({"dynatemp_range": r, "dynatemp_exponent": e} for r, e in ((0.3, 1.0), (1.0, 2.0), (3.0, 0.0))),
+    {"temperature_last": True, "temperature": 0.3, "min_p": 0.05},
+    {
+        "top_k": 300,
+        "top_p": 0.97,
+        "typical_p": 0.8,
+        "xtc_probability": 1.0,
+        "xtc_threshold": 0.02,
+        "dynatemp_range": 0.5,
+    },
+)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("extra", EXTRAS, ids=lambda extra: ",".join(f"{k}={v:g}" for k, v in extra.items()))
+def test_hard_rows(native, extra, dtype):
+    """Each alone, on rows that are hard to get right, with penalties and bans beside it."""
+    logits = hard_batch(VOCAB, DTYPES[dtype])
+    history, prompts = hard_histories(len(logits), VOCAB)
+    turn = itertools.cycle(LISTS)
+    for temperature in (1.0, 0.4, 30.0) if dtype == "float32" else (0.8,):
+        one = {"temperature": temperature, "repetition_penalty": 1.2, "frequency_penalty": 0.1} | extra
+        params = SamplingParams(**one, no_repeat_ngram_size=3, seed=5)
+        options = next(turn) | {"prompt_lengths": prompts, "uniforms": draws(len(logits), seed=3)}
+        case = Case(logits, params, history, options)
+        case.check_sample(native)
+        if temperature != 0.4:
+            case.check_process_logits(native)
+
+
+@settings(max_examples=60)
+@given(case=cases(extra=True))
+def test_any_case(native, case):
+    """All of them together, a batch's rows all different."""
+    case.check_sample(native)
+    case.check_process_logits(native)
+
+
+def test_each_at_its_default_is_as_without(native):
+    logits = hard_batch(VOCAB, torch.float32)
+    off = {name: getattr(SamplingParams(), name) for name in FIELDS}
+    assert SamplingParams(**off) == SamplingParams() and not SamplingParams(**off)._extras
+    for changed in (
+        {"xtc_threshold": 0.3},
+        {"dynatemp_exponent": 3.0},
+        {"temperature_last": True},
+        {"top_n_sigma": -1.0},
+    ):
+        plain, given_ = SamplingParams(top_p=0.9, seed=1), SamplingParams(top_p=0.9, seed=1, **changed)
+        expected = native.sample(logits, plain)
+        for one, other in zip(native.sample(logits, given_), expected):
+            assert one is other is None or torch.equal(one, other)
+
+
+def test_a_batch_may_mix_them_as_it_likes(native):
+    """A row's result does not depend on what the others ask for."""
+    logits = normal(len(EXTRAS), VOCAB, seed=9)
+    params = [SamplingParams(**extra, seed=row) for row, extra in enumerate(EXTRAS)]
+    together = native.sample(logits, params, logprobs="processed")
+    for row, one in enumerate(params):
+        alone = native.sample(logits[row : row + 1], one, logprobs="processed")
+        assert alone.token_ids[0] == together.token_ids[row] and alone.kept[0] == together.kept[row]
+
+
+def test_a_sampler_draws_as_the_call_does(native):
+    logits = normal(len(EXTRAS), VOCAB, seed=10)
+    sampler = native.sampler(VOCAB, len(EXTRAS), 30)
+    params = [SamplingParams(**{"temperature": 1.3} | extra, seed=row) for row, extra in enumerate(EXTRAS)]
+    history = [[row, row + 1] for row in range(len(params))]
+    for one, ids in zip(params, history, strict=True):
+        sampler.add(one, ids)
+    for _ in range(3):
+        expected = pld.sample(logits, params, history, backend="reference").token_ids.tolist()
+        assert sampler.step(logits).token_ids.tolist() == expected
+        history = [[*ids, token] for ids, token in zip(history, expected)]
+
+
+def test_the_softmax_of_the_scores_is_drawn_from(native):
+    """Log-probabilities of `sample`, `score` and the softmax of `process_logits` say the same."""
+    logits = normal(len(EXTRAS), VOCAB, seed=11)
+    params = [SamplingParams(**extra, seed=row) for row, extra in enumerate(EXTRAS)]
+    out = native.sample(logits, params, logprobs="processed")
+    scores = native.process_logits(logits, params).double().log_softmax(1)
+    expected = scores.gather(1, out.token_ids[:, None])[:, 0]
+    assert (out.logprobs - expected).abs().max() < 1e-5 and ((scores > -INF).sum(1) == out.kept).all()
+    given_ = pld.score(logits, out.token_ids, params, backend=native.name)
+    assert given_.kept.all() and (given_.logprobs - expected).abs().max() < 1e-5
+    dropped = (scores == -INF).int().argmax(1)
+    assert (
+        pld.score(logits, dropped, params, backend=native.name).kept == (scores[:, 0] > -INF) & (dropped == 0)
+    ).all()
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_backend_without_it_says_so(backend, name):
+    if backend.name in ("reference", "cpu"):
+        pytest.skip(f"backend {backend}: has all of them")
+    values = {"p_less": True, "temperature_last": True, "min_tokens_to_keep": 2, "xtc_threshold": 0.2}
+    params = [SamplingParams(), SamplingParams(**{name: values.get(name, 0.5)})]
+    with pytest.raises(ValueError, match=rf"^row 1: {name}: got .*'{backend.name}'.*'cpu'"):
+        backend.sample(normal(2, 8), params)
+    with pytest.raises(ValueError, match=rf"^row 0: {name}: "):
+        backend.sampler(8, 1, 4).add(params[1], [1])
