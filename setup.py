@@ -3,8 +3,9 @@
     python setup.py build_ext --inplace      (or pip install -e . --no-build-isolation)
 
 _cpu is always built, with one set of kernels per instruction set. _cuda is built where there is an nvcc
-(csrc/cuda_toolkit.py), and _cuda_on_threads, the same code on threads of the CPU, where tests ask for it. ENVs.md lists
-the environment variables.
+(csrc/cuda_toolkit.py); _cuda_stamped, which writes down when a row passes which stage, where `make gpu` asks for it;
+and _cuda_on_threads, the same code on threads of the CPU, where tests ask for it. ENVs.md lists the environment
+variables.
 """
 
 import os
@@ -46,6 +47,9 @@ NVCCFLAGS = "-std=c++20 -O3 -fmad=false -lineinfo -Xfatbin=-compress-all --threa
 NVCC_HOST_FLAGS = "-fPIC -fvisibility=hidden -ffp-contract=off -Wall -Wno-unused-function"
 
 
+NAMES = ("_cpu", "_cuda", "_cuda_stamped", "_cuda_on_threads")
+
+
 class Object(NamedTuple):
     name: str
     source: str  # below csrc
@@ -67,12 +71,12 @@ def cpu() -> Library:
     return Library(objects)
 
 
-def cuda(toolkit: cuda_toolkit.Toolkit) -> Library:
+def cuda(toolkit: cuda_toolkit.Toolkit, name: str = "_cuda", flags: str = "") -> Library:
     # The runtime is linked in, so that the library loads without CUDA and beside any torch.
     return Library(
         [
-            Object("_cuda.launch", "cuda/launch.cu", toolkit.gencode, "compile_cuda"),
-            Object("_cuda.module", "cuda/module.cpp", "-DPLD_MODULE=_cuda"),
+            Object(f"{name}.launch", "cuda/launch.cu", f"{toolkit.gencode} {flags}".strip(), "compile_cuda"),
+            Object(f"{name}.module", "cuda/module.cpp", f"-DPLD_MODULE={name}"),
         ],
         f"{shlex.quote(toolkit.runtime)} -ldl -lrt -lpthread",
     )
@@ -156,6 +160,8 @@ class NinjaBuild(build_ext):
         libraries = {"_cpu": cpu()}
         if toolkit:
             libraries["_cuda"] = cuda(toolkit)
+            if os.environ.get("PYLLMDECODE_CUDA_STAMPS") == "1":
+                libraries["_cuda_stamped"] = cuda(toolkit, "_cuda_stamped", "-DPLD_STAMPS")
         if os.environ.get("PYLLMDECODE_CUDA_ON_THREADS") == "1":
             libraries["_cuda_on_threads"] = cuda_on_threads()
 
@@ -169,6 +175,7 @@ class NinjaBuild(build_ext):
             script.write_text(text)
         if not self.ninja(script, outputs):
             # A toolkit that does not work is no reason to be without the CPU backend, unless CUDA was asked for.
+            outputs.pop("_cuda_stamped", None)
             if outputs.pop("_cuda", None) is None or os.environ.get("PYLLMDECODE_CUDA") == "1":
                 raise CompileError("the native code did not compile")
             if not self.ninja(script, outputs):
@@ -226,6 +233,6 @@ setup(
         "pyllmdecode": ["py.typed"],
         "pyllmdecode.kernels": ["README.md"],  # a package without files would not be installed at all
     },
-    ext_modules=[Extension(f"pyllmdecode.{name}", []) for name in ("_cpu", "_cuda", "_cuda_on_threads")],
+    ext_modules=[Extension(f"pyllmdecode.{name}", []) for name in NAMES],
     cmdclass={"build_ext": NinjaBuild, "sdist": SourceDistribution},
 )

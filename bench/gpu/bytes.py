@@ -33,12 +33,12 @@ CASES = {
 }
 
 
-def run(backend: str, case: str) -> None:
+def run(backend: str, case: str, batch: int) -> None:
     """Some steps, of which only the last ones are counted: the profiler looks between start and stop."""
     generator = torch.Generator("cuda").manual_seed(0)
-    logits = (3 * torch.randn(BATCH, VOCAB, device="cuda", generator=generator)).bfloat16()
-    sampler = pyllmdecode.Sampler(VOCAB, BATCH, HISTORY + 2 * STEPS, device="cuda", backend=backend)
-    for row in torch.randint(VOCAB, (BATCH, HISTORY)).tolist():
+    logits = (3 * torch.randn(batch, VOCAB, device="cuda", generator=generator)).bfloat16()
+    sampler = pyllmdecode.Sampler(VOCAB, batch, HISTORY + 2 * STEPS, device=logits.device, backend=backend)
+    for row in torch.randint(VOCAB, (batch, HISTORY)).tolist():
         sampler.add(CASES[case], row)
     for _ in range(STEPS):
         sampler.step(logits)
@@ -69,9 +69,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("build/gpu"))
     parser.add_argument("--run", nargs=2, metavar=("BACKEND", "CASE"), help="the steps themselves, under ncu")
+    parser.add_argument("--batch", type=int, default=BATCH, help="rows of these steps (default: %(default)s)")
     arguments = parser.parse_args()
     if arguments.run:
-        run(*arguments.run)
+        run(*arguments.run, arguments.batch)
         return 0
     ncu = shutil.which("ncu") or shutil.which("ncu", path="/usr/local/cuda/bin")
     if ncu is None:

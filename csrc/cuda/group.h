@@ -6,8 +6,13 @@
 #include <cooperative_groups.h>
 
 #include "../common/macros.h"
+#include "stamps.h"
 
 PLD_BEGIN
+
+#ifdef PLD_STAMPS
+__device__ Stamp stamps[kStampedRows][kStages];
+#endif
 
 struct Group {
   // Two blocks of 12 warps and 80 registers a thread fit on a multiprocessor, and then 5 blocks hold 128256 tokens: of
@@ -24,6 +29,17 @@ struct Group {
   // Barriers of all threads of the block, and of all of the cluster: what was written before is seen after.
   PLD_DEVICE void sync() const { __syncthreads(); }
   PLD_DEVICE void sync_cluster() const { cooperative_groups::cluster_group::sync(); }
+
+  // The row has passed a stage: says its first thread.
+  PLD_DEVICE void stamp(Stage stage) const {
+#ifdef PLD_STAMPS
+    const int row = blockIdx.x / blocks();
+    if (threadIdx.x != 0 || block() != 0 || row >= kStampedRows) return;
+    Stamp& at = stamps[row][stage];
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(at.nanoseconds)::"memory");
+    asm volatile("mov.u64 %0, %%clock64;" : "=l"(at.cycles)::"memory");
+#endif
+  }
 
   // The same variable in the shared memory of another block.
   template <class T>

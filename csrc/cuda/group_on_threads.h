@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <utility>
@@ -17,6 +18,7 @@
 #include "../common/macros.h"
 #include "fibers.h"
 #include "shape.h"
+#include "stamps.h"
 
 PLD_BEGIN
 
@@ -93,10 +95,18 @@ class Group {
   void sync_cluster(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
     pass(team_->cluster, {file, line});
   }
+  void stamp(Stage stage) const {
+    if (block_ != 0 || thread_ != 0 || row_ >= kStampedRows) return;
+    const auto now = std::chrono::steady_clock::now().time_since_epoch();
+    stamps[row_][stage] = {uint64_t(std::chrono::nanoseconds(now).count()), uint64_t(passed_)};
+  }
+  static inline Stamp stamps[kStampedRows][kStages];  // a barrier counts as a cycle
+
   void next_row() {
     // A block's shared memory goes with the last of its threads, whoever may still be reading it.
     if (++team_->left[block_] % kThreads == 0) std::memset(shared(), 0xff, team_->bytes);
     passed_ = 0;
+    ++row_;
     team_->cluster.wait();
   }
 
@@ -143,7 +153,7 @@ class Group {
   }
 
   Team* team_;
-  int block_, thread_, passed_ = 0;
+  int block_, thread_, passed_ = 0, row_ = 0;
   uint32_t exchanges_ = 0;
 };
 

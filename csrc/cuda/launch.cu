@@ -1,9 +1,11 @@
 // The kernels of the CUDA backend and their launches.
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "group.h"
@@ -26,9 +28,11 @@ __global__ void __launch_bounds__(Group::kThreads, kResident ? kBlocksAtOnce : 1
   extern __shared__ __align__(16) char memory[];
   auto& s = *reinterpret_cast<Shared<Group>*>(memory);
   const Group g;
+  g.stamp(kBegun);
   clear<Group>(g, s);
   // This kernel may have been started in the tail of the one before it: what that one writes is there from here on.
   asm volatile("griddepcontrol.wait;" ::: "memory");
+  g.stamp(kFree);
   sample_step<T, kResident, Group>(g, s, step, shape, blockIdx.x / shape.blocks);
 #endif
 }
@@ -83,6 +87,7 @@ struct Device {
 };
 
 std::mutex mutex;  // of all below
+int chosen_blocks = 0;
 std::vector<Device> devices;
 
 void add_attributes(cudaLaunchConfig_t& config, cudaLaunchAttribute (&attributes)[2], const Shape& shape,
@@ -155,6 +160,8 @@ const std::vector<Choice>& shapes_of(Device& it, int device, int64_t vocab) {
 Shape choose_shape(const std::vector<Choice>& choices, int64_t rows) {
   const Choice* best = &choices[0];
   for (const Choice& choice : choices)
+    if (choice.shape.blocks == chosen_blocks) return choice.shape;
+  for (const Choice& choice : choices)
     if (choice.rows_at_once >= rows || choice.rows_at_once >= best->rows_at_once) best = &choice;
   return best->shape;
 }
@@ -221,6 +228,23 @@ void launch(int device, uintptr_t stream, const Step& step) {
   add_attributes(config, attributes, shape, step.rows);
   config.stream = reinterpret_cast<cudaStream_t>(stream);
   check(cudaLaunchKernelEx(&config, kKernels[int(step.dtype)][shape.resident], step, shape), "cudaLaunchKernelEx");
+}
+
+int choose_blocks(int blocks) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  return std::exchange(chosen_blocks, blocks);
+}
+
+std::vector<Stamp> read_stamps([[maybe_unused]] int device, [[maybe_unused]] int64_t rows) {
+#ifdef PLD_STAMPS
+  const Current current(device);
+  std::vector<Stamp> found(std::min<int64_t>(rows, kStampedRows) * kStages);
+  check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  check(cudaMemcpyFromSymbol(found.data(), stamps, found.size() * sizeof(Stamp)), "cudaMemcpyFromSymbol");
+  return found;
+#else
+  return {};
+#endif
 }
 
 }  // namespace pld

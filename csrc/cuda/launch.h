@@ -2,9 +2,11 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "../common/dtype.h"
 #include "../common/tables.h"
+#include "stamps.h"
 
 namespace pld {
 
@@ -40,5 +42,9 @@ std::string device_name(int device);  //
 void prepare(int device);             // loads the kernels, which cannot be done in a stream that is captured
 int64_t workspace_floats(int device, int64_t vocab);  // of one row; 0 where its slices fit into shared memory
 void launch(int device, uintptr_t stream, const Step& step);
+int choose_blocks(int blocks);  // of every cluster from now on, where a row fits into so many; 0: as it is best.
+                                // -> what was chosen before
+std::vector<Stamp> read_stamps(int device,
+                               int64_t rows);  // of the last launch, [rows, kStages]; empty without PLD_STAMPS
 
 }  // namespace pld

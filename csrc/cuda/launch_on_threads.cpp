@@ -27,6 +27,8 @@ namespace {
 constexpr int64_t kSliceBytes = 1 << 15;
 constexpr int kBlocks = 4;
 
+int chosen_blocks = 0;
+
 Shape shape_of(int64_t vocab, int blocks) { return pld::shape_of(vocab, blocks, Group::kThreads, kSliceBytes); }
 
 template <class T, bool kResident>
@@ -35,7 +37,9 @@ void run(Group::Team& team, const Step& step, const Shape& shape) {
     Group g(team, index);
     auto& s = *reinterpret_cast<Shared<Group>*>(g.shared());
     for (int row = 0; row < step.rows; ++row) {
+      g.stamp(kBegun);
       clear<Group>(g, s);
+      g.stamp(kFree);
       sample_step<T, kResident, Group>(g, s, step, shape, row);
       if (index == 0) passed_barriers = std::max(passed_barriers.load(), g.passed());
       g.next_row();
@@ -73,9 +77,17 @@ int64_t workspace_floats(int, int64_t vocab) {
   return floats;
 }
 
+int choose_blocks(int blocks) { return std::exchange(chosen_blocks, std::min(blocks, kBlocks)); }
+
+std::vector<Stamp> read_stamps(int, int64_t rows) {
+  const Stamp* const first = &Group::stamps[0][0];
+  return {first, first + std::min<int64_t>(rows, kStampedRows) * kStages};
+}
+
 void launch(int, uintptr_t, const Step& step) {
   if (step.rows == 0) return;
-  const Shape shape = shape_of(step.vocab, 1 + step.rows % kBlocks);  // so that all sizes of clusters come up
+  // So that all sizes of clusters come up.
+  const Shape shape = shape_of(step.vocab, chosen_blocks ? chosen_blocks : int(1 + step.rows % kBlocks));
   Group::Team team(shape.blocks, sizeof(Shared<Group>) + (shape.resident ? size_t(shape.slice) * 4 : 0));
   team.omitted = omitted_barrier;
   passed_barriers = 0;

@@ -1,8 +1,12 @@
 // Python's view of the CUDA backend, and of the same source on threads. Addresses and sizes come in as integers and
 // have been checked in Python.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <string>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 #include "launch.h"
 
@@ -31,6 +35,16 @@ void step(int device, Address stream, Address logits, int dtype, int64_t rows, i
                at<float>(workspace), flags});
 }
 
+// (stage, ns of a common clock, cycles) of each row of the last launch; nothing in a build without stamps.
+std::vector<std::vector<std::tuple<std::string, uint64_t, uint64_t>>> stamps(int device, int64_t rows) {
+  const std::vector<pld::Stamp> found = pld::read_stamps(device, rows);
+  std::vector<std::vector<std::tuple<std::string, uint64_t, uint64_t>>> result(found.size() / pld::kStages);
+  for (size_t at = 0; at < found.size(); ++at)
+    result[at / pld::kStages].emplace_back(pld::kStageNames[at % pld::kStages], found[at].nanoseconds,
+                                           found[at].cycles);
+  return result;
+}
+
 }  // namespace
 
 #ifdef PLD_ON_THREADS
@@ -48,5 +62,7 @@ PYBIND11_MODULE(PLD_MODULE, m) {
   m.def("device_name", pld::device_name);
   m.def("prepare", pld::prepare);
   m.def("workspace_floats", pld::workspace_floats);
+  m.def("choose_blocks", pld::choose_blocks);
+  m.def("stamps", stamps);
   m.def("step", step, py::call_guard<py::gil_scoped_release>());
 }

@@ -48,6 +48,7 @@ class Row {
     nan_ = all.nan != 0;
     if (g.thread() == 0) s.of.maximum = all.largest, s.least = all.least;
     g.sync();
+    g.stamp(kMaximum);
     return all.largest;
   }
 
@@ -96,6 +97,7 @@ class Row {
     }
     weighed_ = complete_ && found.value > -infinity();
     threshold_mass_ = found.mass;
+    g.stamp(kThreshold);
     return found.value > -infinity() ? found.value : low_;  // low_: fewer tokens above -inf than top-k wants
   }
 
@@ -179,6 +181,7 @@ class Row {
   PLD_DEVICE void focus_on(const Guess& guess) {
     gather(guess.floor > low_ ? guess.floor : low_);
     crowded_ = guess.crowded;
+    g.stamp(kGuessed);
   }
 
   PLD_DEVICE uint64_t own_mass() const {

@@ -42,6 +42,7 @@ PLD_DEVICE void sample_step(typename Group::Ref g, Shared<Group>& s, const Step&
   const bool nan = slices.template load<T>(logits);
   copy_request<Group>(g, s, request);
   g.sync_cluster();
+  g.stamp(kLoaded);
   if (step.flags & kSayRaw) {  // the distribution before stage 2, at temperature 1
     Row<Group, RowSlices> raw(g, s, c, slices, kLog2E, nan);
     const float maximum = raw.maximum();
@@ -52,20 +53,25 @@ PLD_DEVICE void sample_step(typename Group::Ref g, Shared<Group>& s, const Step&
     Edits<Group, RowSlices>(g, s.request, slices).apply();
     g.sync_cluster();
   }
+  g.stamp(kEdited);
 
   const RowParams& params = s.request.params;
   Row<Group, RowSlices> row(g, s, c, slices, params.scale, nan);
   const Interval interval = find_interval(row, params);
+  g.stamp(kInterval);
   const uint64_t bits =
       step.uniforms ? step.uniforms[index] : random_bits(params.seed, uint64_t(s.request.position), kStreamDraw);
   const int64_t token = draw(row, interval, bits);
   const int64_t rank = step.flags & kSayRaw ? result.rank(c, slices, logits, token) : 0;
   if (token >= 0 ? slices.owns(int(token)) : interval.kept == 0 && g.block() == 0 && g.thread() == 0)
     result.write(row, slices, interval, token, rank, logits);
+  g.stamp(kDrawn);
   if (step.scores) result.write_scores(slices, interval, token);
-  if (!(step.flags & kAdvance)) return;
-  g.sync();
-  if (s.drawn >= 0) result.remember(*request, s.drawn);
+  if (step.flags & kAdvance) {
+    g.sync();
+    if (s.drawn >= 0) result.remember(*request, s.drawn);
+  }
+  g.stamp(kEnded);
 }
 
 PLD_END

@@ -18,8 +18,11 @@ from .cpu import DTYPES
 from .gpu import Outputs, chosen, lists, sanitised
 
 ON_THREADS = os.environ.get("PYLLMDECODE_CUDA_ON_THREADS") == "1"
+_STAMPED = os.environ.get("PYLLMDECODE_CUDA_STAMPS") == "1"
 try:
-    _native = importlib.import_module("pyllmdecode._cuda_on_threads" if ON_THREADS else "pyllmdecode._cuda")
+    _library = "_cuda_on_threads" if ON_THREADS else "_cuda_stamped" if _STAMPED else "_cuda"
+    _native = importlib.import_module(f"pyllmdecode.{_library}")
+    _native.choose_blocks(int(os.environ.get("PYLLMDECODE_CUDA_BLOCKS") or 0))
 except ImportError as error:
     _native, _error = None, error
 
@@ -52,6 +55,16 @@ def describe() -> str:
 def choose_fibers(fibers: bool) -> bool:
     """Of the source on threads, for tests: whether these take turns on one thread of the CPU. -> what was chosen."""
     return _native.choose_fibers(fibers)
+
+
+def choose_blocks(blocks: int) -> int:
+    """For tests: blocks of every cluster from now on, where a row fits into so many (0: what is best). -> before"""
+    return _native.choose_blocks(blocks)
+
+
+def stamps(rows: int) -> list[list[tuple[str, int, int]]]:
+    """Of the last launch, for each row: (stage, ns, cycles) when it had passed the stages. See csrc/cuda/stamps.h."""
+    return _native.stamps(0 if ON_THREADS else torch.cuda.current_device(), rows)
 
 
 class Step:

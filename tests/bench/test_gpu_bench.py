@@ -192,3 +192,43 @@ echo '"2","step_kernel","65999999.5"'
     ncu.write_text("#!/bin/sh\necho 'ERR_NVGPUCTRPERM' >&2\n")
     with pytest.raises(RuntimeError, match="ERR_NVGPUCTRPERM"):
         profiler.counted(str(ncu), "cuda", "topp")
+
+
+def test_page(tmp_path):
+    """What was measured stands beside what was computed, with what it means; what failed is named."""
+    from bench.gpu import page
+
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    text = page.page(tmp_path, logs)
+    assert text.count("not measured") == len(page.PROBE) + len(page.STEPS) and "Nothing differs" in text
+    (logs / "probe.log").write_text(
+        "gpu X\n66_MB_by_bulk_copies_2_blocks_a_multiprocessor 15.5 us\nother 1e+03 cycles\n"
+    )
+    (logs / "soak-cuda.log").write_text("DIFFERS V=7: kept, row 1: 2 != 3\n")
+    (tmp_path / "summary.txt").write_text("pass  build, 3 s\nFAIL  soak-cuda, status 1\n")
+    row = {"params": "topk-topp", "batch": 256, "eager": {"cuda": {"median": 90.0}}, "times": {"cuda": {"median": 3.0}}}
+    (tmp_path / "goals.json").write_text(json.dumps({"machine": {}, "results": [{"rows": [row]}]}))
+    (tmp_path / "stages.json").write_text(
+        json.dumps([{"case": "a", "cycles": {"loaded": 1200}, "ns of a launch": 9e3}])
+    )
+    text = page.page(tmp_path, logs)
+    assert "| reading 66 MB by bulk copies | 14 to 17 us | 15.5 | as computed |" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| cuda, top-k and top-p, B = 256")]
+    assert "| 3 |" in line and "the goal is met" in line and "better than computed" in line
+    assert "- a: loaded 1200; the launch 9.0 us" in text
+    assert "- FAIL  soak-cuda" in text and "soak-cuda: DIFFERS V=7: kept" in text
+
+
+@pytest.mark.thorough
+def test_all_of_make_gpu(tmp_path):
+    """Every part, as far as it can run where there is no GPU: right, and no more files than are brought home."""
+    environment = os.environ | {"GPU_DRY": "1", "OUT": str(tmp_path), "PYTHON": sys.executable}
+    done = subprocess.run(["bash", "tests/gpu.sh"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    lines = (tmp_path / "summary.txt").read_text().splitlines()
+    passed = {line.split()[1].rstrip(",:") for line in lines if line.startswith("pass ")}
+    parts = {"small-cuda", "small-triton", "goals", "stages", "matrix", "tests"}
+    assert passed >= parts | {f"{what}-{backend}" for what in ("edges", "soak") for backend in ("cuda", "triton")}
+    assert {"summary.txt", "page.md", "logs.tar.gz", "stages.json"} <= {path.name for path in tmp_path.iterdir()}
+    assert len(list(tmp_path.iterdir())) <= 8
