@@ -1,5 +1,7 @@
 """pyllmdecode: one exact decoding step for language models, from logits to tokens. See docs/contract.md."""
 
+import importlib
+
 from . import metrics, reference, repetition
 from .api import process_logits, sample
 from .backends.choice import Backend, backends
@@ -10,6 +12,15 @@ from .sampler import Sampler
 from .scoring import ScoreOutput, score
 from .seeding import seeds
 from .tables import BAD_HISTORY_ID, EMPTY_ROW, HISTORY_FULL, NAN_LOGITS
+
+_LATER = {"losses"}  # modules that are for some, imported when they are first asked for
+
+
+def __getattr__(name: str):
+    if name in _LATER:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __version__ = "0.1.0"
 

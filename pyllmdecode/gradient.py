@@ -18,7 +18,9 @@ def of_scores(
     greedy row its one token undivided.
     """
     result = torch.where(scores > -torch.inf, grad, 0.0)
-    for row, ids in enumerate(history_rows(history, len(logits))[0]):
+    rows = history_rows(history, len(logits))[0] if any(one.repetition_penalty != 1.0 for one in params) else []
+    places, factors = [], []
+    for row, ids in enumerate(rows):
         one = params[row]
         if one.dynatemp_range:
             raise ValueError(f"row {row}: dynatemp_range: got {one.dynatemp_range}; accepted with gradients: 0")
@@ -27,8 +29,12 @@ def of_scores(
             x = logits[row, seen].float()
             for token, bias in one.logit_bias or ():
                 x = torch.where(seen == token, x + bias, x)
-            factor = torch.where(x < 0, one.repetition_penalty, 1.0 / one.repetition_penalty)
-            result[row, seen] = result[row, seen] * factor.to(result.dtype)
-        if one.temperature > 0:
-            result[row] = result[row] / one.temperature
+            places.append(seen + row * logits.shape[1])
+            factors.append(torch.where(x < 0, one.repetition_penalty, 1.0 / one.repetition_penalty))
+    if places:
+        flat, where = result.view(-1), torch.cat(places)
+        flat[where] = flat[where] * torch.cat(factors).to(result.dtype)
+    divisors = [one.temperature or 1.0 for one in params]
+    if any(divisor != 1.0 for divisor in divisors):
+        result /= torch.tensor(divisors, dtype=torch.float64, device=result.device)[:, None]
     return result.to(logits.dtype)

@@ -49,3 +49,11 @@ def test_kernels_is_part_of_the_package():
 def test_the_package_does_not_import_transformers():
     """transformers takes a second to import, and is not a dependency."""
     assert run("import sys, pyllmdecode; print('transformers' in sys.modules)") == "False"
+
+
+def test_losses_are_imported_when_they_are_asked_for():
+    code = (
+        "import sys, pyllmdecode as pld; before = 'pyllmdecode.losses' in sys.modules\n"
+        "print(before, pld.losses.unlikelihood.__name__, hasattr(pld, 'nothing'), 'triton' in sys.modules)"
+    )
+    assert run(code) == "False unlikelihood False False"

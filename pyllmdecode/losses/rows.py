@@ -1,0 +1,214 @@
+"""How every loss over a vocabulary reads logits, forward and backward: a few rows at a time, made or given.
+
+A loss is a formula over what `statistics.Row` says of each row: four small things. So none needs a tensor of the
+logits' size beside the logits and their gradient, and none writes its own derivative of a softmax: autograd derives the
+formula for some rows, `statistics` carries that on to the logits. With `linear`, the logits themselves exist for some
+rows at a time only; they are made again in the backward pass, from hidden states and the weight, which costs one of
+four multiplications. (The idea of Liger-Kernel, arXiv 2410.10989, and of Cut Cross-Entropy, arXiv 2411.09009.)
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import statistics
+from .ranks import Shard
+
+# Logits, as float32, that are made together: enough rows for a multiplication to be worth its reading of the weight.
+MADE_BYTES = 2**26
+
+Outputs = tuple[Tensor, ...]
+
+
+class Formula:
+    """A loss for some rows. rows: int64 [R], numbers of the rows among all of them, as for the other methods."""
+
+    smooth = False  # whether `total` is needed
+
+    def columns(self, rows: Tensor) -> Tensor:
+        """int64 [R, K], the tokens whose values are needed, distinct in each row; -1: none."""
+        raise NotImplementedError
+
+    def __call__(self, row: statistics.Row, rows: Tensor) -> Outputs:
+        """One number per row, or several: tensors [R], differentiable in what `row` holds."""
+        raise NotImplementedError
+
+    def scale(self, rows: Tensor) -> Tensor | None:
+        """[R], what differences of logits are multiplied with (1 / temperature)."""
+        return None
+
+    def edit(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """The logits [R, V] that the formula is about, -inf for tokens that are not in it."""
+        return logits
+
+    def edit_backward(self, grad: Tensor, logits: Tensor, edited: Tensor, rows: Tensor) -> Tensor:
+        return grad
+
+
+def of_logits(formula: Formula, logits: Tensor, rows: Tensor | None, shard: Shard | None) -> Outputs:
+    """The formula at these rows (None: all) of logits [..., V]: tensors [len(rows)]."""
+    with torch.autocast(logits.device.type, enabled=False):
+        return _OfLogits.apply(logits, formula, rows, shard)
+
+
+def of_linear(
+    formula: Formula, hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, shard: Shard | None
+) -> Outputs:
+    """The same of the logits hidden @ weight.T + bias. hidden: [..., D]; weight: [V, D]; bias: [V]."""
+    kind = hidden.device.type
+    if torch.is_autocast_enabled(kind):  # as torch.nn.Linear does
+        lower = torch.get_autocast_dtype(kind)
+        hidden, weight = hidden.to(lower), weight.to(lower)
+        bias = bias if bias is None else bias.to(lower)
+    with torch.autocast(kind, enabled=False):
+        return _OfLinear.apply(hidden, weight, bias, formula, rows, shard)
+
+
+def _parts(count: int, vocab: int, limit: int, rows: Tensor | None, device, shard) -> list[tuple]:
+    """(place among the outputs, numbers of the rows), both for some rows at a time."""
+    some = max(limit // (4 * (vocab if shard is None else shard.largest)), 1)
+    rows = torch.arange(count, dtype=torch.int64, device=device) if rows is None else rows
+    places = [slice(a, min(a + some, len(rows))) for a in range(0, len(rows), some)]
+    return [(place, rows[place]) for place in places]
+
+
+def _forward(formula, logits, rows, shard):
+    """(outputs, what the backward pass needs to know) of these rows' logits, in their own type."""
+    x = formula.edit(logits, rows)
+    columns = formula.columns(rows)
+    row = statistics.of(x, columns, formula.scale(rows), formula.smooth, shard)
+    return formula(row, rows), (row.maximum, row.largest, row.rest)
+
+
+def _gradient(formula, logits, rows, shard, known, grads) -> Tensor:
+    """[R, V] in the type that is computed in, a tensor of its own."""
+    x = formula.edit(logits, rows)
+    columns, scale = formula.columns(rows), formula.scale(rows)
+    row = statistics.again(x, columns, scale, formula.smooth, shard, *known)
+    leaves = [row.rest, row.values] + ([row.total] if formula.smooth else [])
+    with torch.enable_grad():
+        for leaf in leaves:
+            leaf.requires_grad_()
+        pairs = [(out, grad) for out, grad in zip(formula(row, rows), grads) if out.requires_grad and grad is not None]
+        given = [grad for _, grad in pairs]
+        wanted = torch.autograd.grad([out for out, _ in pairs], leaves, given, allow_unused=True)
+    wanted = [torch.zeros_like(leaf) if got is None else got for leaf, got in zip(leaves, wanted)]
+    row = dataclasses.replace(row, rest=row.rest.detach())
+    made = statistics.gradient(x, columns, scale, row, *wanted, shard=shard)
+    return formula.edit_backward(made, logits, x, rows)
+
+
+def _collect(parts, forward: Callable[[Tensor], tuple], dtype, device, formula) -> tuple[Outputs, Outputs]:
+    made = [forward(rows) for _, rows in parts]
+    if not made:  # no rows: outputs of their form
+        nothing = torch.zeros(0, dtype=dtype, device=device)
+        rows = torch.zeros(0, dtype=torch.int64, device=device)
+        columns = formula.columns(rows)
+        row = statistics.Row(nothing, rows, nothing, columns.to(dtype), columns, nothing)
+        made = [(formula(row, rows), (nothing, rows, nothing))]
+    return tuple(tuple(map(torch.cat, zip(*some))) for some in zip(*made))
+
+
+class _OfLogits(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, formula, rows, shard):
+        vocab = logits.shape[-1]
+        dtype = statistics.computed(logits.dtype)
+        parts = _parts(logits.numel() // vocab, vocab, statistics.at_once(logits), rows, logits.device, shard)
+        outputs, known = _collect(
+            parts, lambda some: _forward(formula, _take(logits, some), some, shard), dtype, logits.device, formula
+        )
+        ctx.save_for_backward(logits, *known)
+        ctx.formula, ctx.rows, ctx.shard = formula, rows, shard
+        ctx.set_materialize_grads(False)
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads):
+        logits, *known = ctx.saved_tensors
+        vocab = logits.shape[-1]
+        make = torch.empty if ctx.rows is None else torch.zeros
+        result = make(logits.shape, dtype=logits.dtype, device=logits.device)
+        flat = result.view(-1, vocab)
+        for place, rows in _parts(len(flat), vocab, statistics.at_once(logits), ctx.rows, logits.device, ctx.shard):
+            some = [None if grad is None else grad[place] for grad in grads]
+            told = [one[place] for one in known]
+            made = _gradient(ctx.formula, _take(logits, rows), rows, ctx.shard, told, some)
+            if ctx.rows is None:
+                flat[place] = made
+            else:
+                flat[rows] = made.to(flat.dtype)
+        return result, None, None, None
+
+
+def _take(logits: Tensor, rows: Tensor) -> Tensor:
+    """Rows of logits [..., V], of any strides; a view where they are neighbours."""
+    first, last = (int(rows[0]), int(rows[-1])) if len(rows) else (0, -1)
+    if last - first + 1 == len(rows):  # they ascend
+        if logits.dim() == 2:
+            return logits[first : last + 1]
+        length = logits.shape[1]
+        if logits.is_contiguous():
+            return logits.view(-1, logits.shape[-1])[first : last + 1]
+        if length and first // length == last // length:
+            return logits[first // length, first % length : last % length + 1]
+    if logits.dim() == 2:
+        return logits[rows]
+    return logits[rows // logits.shape[1], rows % logits.shape[1]]
+
+
+class _OfLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, formula, rows, shard):
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        dtype = statistics.computed(hidden.dtype)
+        parts = _parts(len(flat), len(weight), MADE_BYTES, rows, hidden.device, shard)
+
+        def forward(some):
+            return _forward(formula, _product(flat[some], weight, bias), some, shard)
+
+        outputs, known = _collect(parts, forward, dtype, hidden.device, formula)
+        ctx.save_for_backward(hidden, weight, bias, *known)
+        ctx.formula, ctx.rows, ctx.shard = formula, rows, shard
+        ctx.set_materialize_grads(False)
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads):
+        hidden, weight, bias, *known = ctx.saved_tensors
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        for_hidden, for_weight, for_bias, *_ = ctx.needs_input_grad
+        sums = {"dtype": statistics.computed(weight.dtype), "device": weight.device}  # of many rows: not in half types
+        of_hidden = torch.zeros_like(flat) if for_hidden else None
+        of_weight = torch.zeros(weight.shape, **sums) if for_weight else None
+        of_bias = torch.zeros(bias.shape, **sums) if for_bias else None
+        for place, rows in _parts(len(flat), len(weight), MADE_BYTES, ctx.rows, hidden.device, ctx.shard):
+            some = [None if grad is None else grad[place] for grad in grads]
+            h = flat[rows]
+            told = [one[place] for one in known]
+            made = _gradient(ctx.formula, _product(h, weight, bias), rows, ctx.shard, told, some)
+            if for_bias:
+                of_bias += made.sum(0)
+            made = made.to(h.dtype)
+            if for_hidden:
+                of_hidden[rows] = made @ weight
+            if for_weight and of_weight.dtype == h.dtype:
+                of_weight.addmm_(made.T, h)
+            elif for_weight:
+                of_weight += made.T @ h
+        if for_hidden:
+            of_hidden = of_hidden.view(hidden.shape)
+            if ctx.shard is not None:
+                ctx.shard.add(of_hidden)
+        of_weight = of_weight.to(weight.dtype) if for_weight else None
+        of_bias = of_bias.to(bias.dtype) if for_bias else None
+        return of_hidden, of_weight, of_bias, None, None, None
+
+
+def _product(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.nn.functional.linear(hidden, weight, bias)
