@@ -12,14 +12,15 @@ from pyllmdecode.backends import triton as host
 from pyllmdecode.backends import triton_launch
 from pyllmdecode.backends.gpu import Outputs
 from pyllmdecode.logprobs import wanted
+from pyllmdecode.losses import statistics, statistics_triton
 from pyllmdecode.tables import TABLE_WORDS
 
 _POINTERS = {torch.int64: "*i64", torch.int32: "*i32", torch.float32: "*fp32"}
 _POINTERS |= {torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 
 
-def variants(dtype: torch.dtype, vocab: int = 128256) -> dict[tuple, tuple]:
-    """(name, constants) -> (kernel, warps, arguments, constants) of all that may be launched over logits of a type."""
+def _recorded() -> dict[tuple, tuple]:
+    """What is launched from now on, over tensors of the CPU, and is not run."""
     launches = {}
 
     class Recorder:
@@ -31,6 +32,25 @@ def variants(dtype: torch.dtype, vocab: int = 128256) -> dict[tuple, tuple]:
             self(launch)
 
     triton_launch._launchers[torch.device("cpu")] = Recorder()
+    return launches
+
+
+def variants_of_losses(dtype: torch.dtype, vocab: int = 128256) -> dict[tuple, tuple]:
+    """The same of the losses, whose gradients are of the logits' type or float32."""
+    launches, columns, one = _recorded(), torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1)
+    for logits in (torch.zeros(1, vocab, dtype=dtype), torch.zeros(1, vocab + 8, dtype=dtype)[:, 1 : vocab + 1]):
+        for smooth, scale in ((False, None), (True, one)):
+            maximum, largest, rest, _ = statistics_triton.of(logits, scale, smooth)
+            row = statistics.Row(maximum, largest, rest, one[:, None], columns, None)
+            grads = (one, one[:, None], one, one if smooth else None)
+            for out in (None, torch.empty_like(logits)):
+                statistics_triton.gradient(logits, columns, scale, row, largest, *grads, out)
+    return launches
+
+
+def variants(dtype: torch.dtype, vocab: int = 128256) -> dict[tuple, tuple]:
+    """(name, constants) -> (kernel, warps, arguments, constants) of all that may be launched over logits of a type."""
+    launches = _recorded()
     table = torch.zeros(64, TABLE_WORDS, dtype=torch.int64)
     step, outputs = host.Step(vocab, 1, torch.device("cpu")), Outputs(1, torch.device("cpu"))
     step.warm_up(dtype, table)

@@ -138,15 +138,16 @@ def index(value) -> int:
     return int(value)
 
 
-def share(name: str, value, low_open: bool = False, high: float = 1.0, high_open: bool = False) -> float:
-    """A number between 0 and `high`, ends included unless said otherwise."""
-    accepted = f"a number in {'(' if low_open else '['}0, {high:g}{')' if high_open else ']'}"
+def number(name: str, value, low: float, high: float, *, open_low: bool = False) -> float:
+    """A finite number from `low`, or above it, to `high`."""
+    accepted = f"a finite number {'>' if open_low else '>='} {low:g}"
+    accepted += f" and <= {high:g}" if high < math.inf else ""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: got {value!r} ({type(value).__name__}); accepted: {accepted}")
-    number = float(value)
-    if math.isnan(number) or number < 0 or number > high or (low_open and not number) or (high_open and number == high):
+    found = float(value)
+    if not (low <= found <= high and math.isfinite(found)) or (open_low and found == low):
         raise ValueError(f"{name}: got {value!r}; accepted: {accepted}")
-    return number
+    return found
 
 
 def reduction(value) -> None:

@@ -82,7 +82,7 @@ def ditto_repeat(ids: Sequence[int], max_length: int, *, prefix: Sequence[int] =
 
 
 def _ditto(source, token_ids, sentence_lengths, prefix_lengths, penalty, ignore_index, reduction) -> Tensor:
-    penalty = checks.share("penalty", penalty)
+    penalty = checks.number("penalty", penalty, 0, 1)
     ignore_index = checks.index(ignore_index)
     checks.reduction(reduction)
     ids = checks.token_ids(token_ids, "token_ids", source, ignore_index)

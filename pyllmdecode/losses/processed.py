@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import api, gradient, inputs
 from ..params import FLOAT32_MAX, LOG2_E, SamplingParams
+from . import rows as reading
 from .rows import Formula
 
 _FILTERS = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
@@ -21,7 +23,12 @@ def inverse(temperatures: Tensor) -> Tensor:
 
 
 class Processed(Formula):
-    """log p of a token per row among the tokens that the step keeps. source: checks.Source; ids: int64 [N]."""
+    """log p of a token per row among the tokens that the step keeps. source: checks.Source; ids: int64 [N].
+
+    Scores of `process_logits` say both what is kept and what it is worth, but they are rounded after the division by
+    the temperature. Where that is more than half of what a log-probability may be off, the kept tokens' values are
+    taken from before it.
+    """
 
     def __init__(self, source, ids: Tensor, params, histories, prompt_lengths, backend: str):
         given = source.hidden if source.logits is None else source.logits
@@ -38,52 +45,92 @@ class Processed(Formula):
         self.histories, lengths = inputs.history_rows(known, batch)
         self.prompts = np.array(lengths if prompts is None else prompts, np.int64)
         self.unfiltered = [replace(one, **_FILTERS) for one in self.params]
-        self.edits = any(getattr(one, name) != _OFF[name] for one in set(self.params) for name in _EDITS)
-        # A greedy row keeps one token, whatever the scale.
-        temperatures = torch.tensor([one.temperature or 1.0 for one in self.params], dtype=torch.float64)
-        self.scales = inverse(temperatures).float().to(source.device)
+        kinds = set(self.params)
+        self.edits = any(getattr(one, name) != _OFF[name] for one in kinds for name in _EDITS)
+        self.filters = self.edits or any(one.temperature == 0 or one != _temperature(one) for one in kinds)
+        self.temperatures = torch.tensor([one.temperature or 1.0 for one in self.params], dtype=torch.float64)
+        self.scales = inverse(self.temperatures).float().to(source.device)
+        self.apart = torch.zeros(batch, dtype=torch.bool)  # rows whose values are from before the division
+
+    def listed(self, source) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The kept tokens of each row where they are few in all of them: ids [N, K], -1 where there is none; their
+        log-probabilities; and the derivatives of scores by logits. None where some row keeps many.
+        """
+        if not self.filters:
+            return None
+        parts = []
+        for rows, logits in reading.given(source):
+            some, histories, prompts = self._of(rows)
+            params = [self.params[n] for n in some]
+            given = {"prompt_lengths": prompts, "backend": self.backend, "uniforms": [0] * len(some)}
+            count = int(api.sample(logits, params, histories, **given).kept.amax()) if some else 0
+            if count > max(source.vocab // 16, 64):
+                return None
+            told = api.sample(logits, params, histories, logprobs="processed", top_logprobs=max(count, 1), **given)
+            parts.append((told.top_ids, told.top_logprobs, self._factors(logits, told.top_ids, rows)))
+        width = max((part[0].shape[1] for part in parts), default=1)
+        return tuple(
+            torch.cat([F.pad(one, (0, width - one.shape[1]), value=fill) for one in some])
+            for some, fill in zip(zip(*parts), (-1, -torch.inf, 0.0))
+        )
+
+    def _factors(self, logits, ids, rows) -> Tensor:
+        ones = torch.ones(ids.shape, dtype=torch.float32, device=ids.device)
+        if not self.edits:
+            return ones * self.scales[rows][:, None]
+        everywhere = torch.ones_like(logits, dtype=torch.float32)
+        return self.edit_backward(everywhere, logits, everywhere, rows).gather(1, ids.clamp(min=0))
 
     def columns(self, rows):
         return self.ids[rows][:, None]
-
-    def scale(self, rows):
-        return self.scales[rows]
 
     @torch.no_grad()
     def edit(self, logits, rows):
         logits = logits.detach()
         if logits.shape[1] > 1 and logits.stride(1) != 1:
             logits = logits.contiguous()
-        some, histories, prompts = self._of(rows)
-        common = {"prompt_lengths": prompts, "backend": self.backend}
-        kept = api.process_logits(logits, [self.params[n] for n in some], histories, **common)
-        if self.edits:
-            x = api.process_logits(logits, [self.unfiltered[n] for n in some], histories, **common)
-        else:
-            x = torch.where(logits.isnan(), -torch.inf, logits.float())
-        dropped = kept == -torch.inf
-        self._keep_overflowing(dropped, x, logits, rows, common)
-        x.masked_fill_(dropped, -torch.inf)
-        endless = x.amax(1, keepdim=True) == torch.inf  # its infinite entries share the probability
-        return torch.where(endless, torch.where(x == torch.inf, 0.0, -torch.inf), x) if endless.any() else x
-
-    def _keep_overflowing(self, dropped, x, logits, rows, common):
-        """Scores are divided by the temperature, and -inf also where that is below all of float32."""
-        least = torch.where(x == -torch.inf, 0.0, x).amin(1)
-        for place in (least.double() * self.scales[rows] < -FLOAT32_MAX).nonzero()[:, 0].tolist():
-            given = {**common, "prompt_lengths": common["prompt_lengths"][place : place + 1], "uniforms": [0]}
-            some, histories, _ = self._of(rows[place : place + 1])
-            count = int(api.sample(logits[place : place + 1], self.params[some[0]], histories, **given).kept)
-            end = x[place].topk(count).values[-1] if count else torch.inf
-            dropped[place] = x[place] < end
+        if not self.filters:
+            return _finite(logits.float()), self.scales[rows]
+        scores = self._scores(logits, rows, self.params)
+        token = scores.gather(1, self.ids[rows][:, None])[:, 0]
+        large = (scores.amax(1).abs() > _ROUNDED) | ((token < -_ROUNDED) & (token > -torch.inf))
+        self.apart[rows.cpu()] |= bool(large.any())
+        if not self._is_apart(rows):
+            return scores, None
+        x = self._scores(logits, rows, self.unfiltered) if self.edits else _finite(logits.float(), keep=logits)
+        dropped = scores == -torch.inf
+        self._keep_overflowing(dropped, x, logits, rows)
+        return _finite(x.masked_fill_(dropped, -torch.inf)), self.scales[rows]
 
     @torch.no_grad()
     def edit_backward(self, grad, logits, edited, rows):
-        if not self.edits:
-            return grad
-        some, histories, _ = self._of(rows)
-        history = inputs.check_history(histories, len(some), logits.device)
-        return gradient.of_scores(grad, logits, edited, [self.unfiltered[n] for n in some], history)
+        apart = self._is_apart(rows)
+        if self.edits:
+            some, histories, _ = self._of(rows)
+            history = inputs.check_history(histories, len(some), logits.device)
+            params = self.unfiltered if apart else self.params
+            return gradient.of_scores(grad, logits, edited, [params[n] for n in some], history)
+        if self.filters and not apart:
+            grad *= self.scales[rows][:, None]
+        return grad
+
+    def _is_apart(self, rows) -> bool:
+        return len(rows) > 0 and bool(self.apart[rows[0]])
+
+    def _scores(self, logits, rows, params) -> Tensor:
+        some, histories, prompts = self._of(rows)
+        given = {"prompt_lengths": prompts, "backend": self.backend}
+        return _finite(api.process_logits(logits, [params[n] for n in some], histories, **given))
+
+    def _keep_overflowing(self, dropped, x, logits, rows):
+        """Scores are -inf also where the quotient is below all of float32; how many tokens are kept says the step."""
+        least = torch.where(x == -torch.inf, 0.0, x).amin(1)
+        for place in (least.double() * self.scales[rows] < -FLOAT32_MAX).nonzero()[:, 0].tolist():
+            some, histories, prompts = self._of(rows[place : place + 1])
+            given = {"prompt_lengths": prompts, "backend": self.backend, "uniforms": [0]}
+            count = int(api.sample(logits[place : place + 1], self.params[some[0]], histories, **given).kept)
+            end = x[place].topk(count).values[-1] if count else torch.inf
+            dropped[place] = x[place] < end
 
     def __call__(self, row, rows):
         value = row.values[:, 0]
@@ -94,4 +141,20 @@ class Processed(Formula):
         return some, [self.histories[n] for n in some], self.prompts[some]
 
 
+def _temperature(one: SamplingParams) -> SamplingParams:
+    """Its temperature, and what does not matter to a distribution; no filter."""
+    return replace(one, top_k=0, top_p=1.0, min_p=0.0)
+
+
+def _finite(x: Tensor, keep: Tensor | None = None) -> Tensor:
+    """NaN is -inf; where there is +inf, the infinite entries share the probability. Not in `keep`, if that is x."""
+    largest = x.amax(1, keepdim=True)
+    if not ((largest.isnan() | (largest == torch.inf)).any()):
+        return x.clone() if x is keep else x
+    x = torch.where(x.isnan(), -torch.inf, x)
+    endless = x.amax(1, keepdim=True) == torch.inf
+    return torch.where(endless, torch.where(x == torch.inf, 0.0, -torch.inf), x)
+
+
+_ROUNDED = 64.0  # up to here float32 is exact to 2e-6
 _OFF = {name: getattr(SamplingParams(), name) for name in _EDITS}

@@ -1,5 +1,6 @@
 """Replayed sampling: how probable drawn tokens are in the distribution that they were drawn from, with gradients."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -83,17 +84,15 @@ class _Masked(Formula):
     def columns(self, rows):
         return self.ids[rows][:, None]
 
-    def scale(self, rows):
-        return None if self.scales is None else self.scales[rows]
-
     def edit(self, logits, rows):
+        scale = None if self.scales is None else self.scales[rows]
         if self.bitmask is None:
-            return logits
+            return logits, scale
         kept = self.bitmask[rows]
         if kept.dtype != torch.bool:
             bits = torch.arange(32, dtype=torch.int32, device=kept.device)
             kept = ((kept[:, :, None] >> bits) & 1).view(len(rows), -1)[:, : logits.shape[1]].bool()
-        return logits.masked_fill(~kept, -torch.inf)
+        return logits.masked_fill(~kept, -torch.inf), scale
 
     def __call__(self, row, rows):
         return (_if_kept(row.log_p[:, 0], row.values[:, 0]),)
@@ -116,7 +115,14 @@ def _replay(source, token_ids, params, histories, prompt_lengths, kept_ids, bitm
         if temperature is not None:
             raise ValueError("temperature: got one beside params; accepted: that of params")
         formula = Processed(source, ids, params, histories, prompt_lengths, backend)
-        return reduce.outputs(formula, source, None)[0]
+        listed = formula.listed(source)
+        if listed is None:
+            return reduce.outputs(formula, source, None)[0]
+        kept, known, factors = listed
+        z = gathered(source, kept)
+        # The step's own values, with the derivative of the logits that they were made of.
+        moved = torch.where(z.detach().isfinite(), z - z.detach(), 0.0) * factors
+        return _among((known + moved).masked_fill(kept < 0, -torch.inf), kept, ids)
     scales = _scales(temperature, source)
     if kept_ids is None:
         formula = _Masked(ids, _bitmask(bitmask, source), scales)
@@ -125,6 +131,11 @@ def _replay(source, token_ids, params, histories, prompt_lengths, kept_ids, bitm
     values = gathered(source, kept)
     values = values - values.detach().masked_fill(kept < 0, -torch.inf).amax(1, keepdim=True).clamp(min=-3e38)
     values = (values if scales is None else values * scales[:, None]).masked_fill(kept < 0, -torch.inf)
+    return _among(values, kept, ids)
+
+
+def _among(values: Tensor, kept: Tensor, ids: Tensor) -> Tensor:
+    """[N], the log-softmax of `values` [N, K] at the id of each row; -inf where it is not one of `kept` [N, K]."""
     here = kept == ids[:, None]
     some = here.any(1)
     value = torch.where(here, values, 0.0).sum(1)
@@ -146,13 +157,8 @@ def _scales(temperature, source) -> Tensor | None:
             raise ValueError(f"temperature: got {got}; accepted: {list(source.shape)} on {source.device}")
         values = temperature.detach().double()
     else:
-        number = checks.share(
-            "temperature",
-            float(temperature) if isinstance(temperature, Tensor) else temperature,
-            low_open=True,
-            high=float("inf"),
-            high_open=True,
-        )
+        given = temperature.item() if isinstance(temperature, Tensor) else temperature
+        number = checks.number("temperature", given, 0, math.inf, open_low=True)
         values = torch.full(source.shape, number, dtype=torch.float64, device=source.device)
     for row in (~((values > 0) & values.isfinite())).nonzero()[:1, 0].tolist():
         raise ValueError(f"row {row}: temperature: got {float(values[row])}; accepted: {accepted}")

@@ -8,7 +8,7 @@ four multiplications. (The idea of Liger-Kernel, arXiv 2410.10989, and of Cut Cr
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -36,15 +36,14 @@ class Formula:
         """One number per row, or several: tensors [R], differentiable in what `row` holds."""
         raise NotImplementedError
 
-    def scale(self, rows: Tensor) -> Tensor | None:
-        """[R], what differences of logits are multiplied with (1 / temperature)."""
-        return None
-
-    def edit(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """The logits [R, V] that the formula is about, -inf for tokens that are not in it."""
-        return logits
+    def edit(self, logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the formula is about: logits [R, V], -inf for tokens that are not in it, and what differences of them
+        are multiplied with, [R] (1 / temperature) or None.
+        """
+        return logits, None
 
     def edit_backward(self, grad: Tensor, logits: Tensor, edited: Tensor, rows: Tensor) -> Tensor:
+        """The derivative by the logits, from that by the edited ones, both [R, V]; may change what it gets."""
         return grad
 
 
@@ -67,6 +66,20 @@ def of_linear(
         return _OfLinear.apply(hidden, weight, bias, formula, rows, shard)
 
 
+@torch.no_grad()
+def given(source) -> Iterator[tuple[Tensor, Tensor]]:
+    """Numbers of rows and their logits [R, V], all of [N, V] some at a time. source: checks.Source, without a shard."""
+    if source.logits is not None:
+        limit = statistics.at_once(source.logits)
+    else:
+        limit = MADE_BYTES
+    for _, rows in _parts(source.shape[0], source.vocab, limit, None, source.device, None):
+        if source.logits is not None:
+            yield rows, _take(source.logits.detach(), rows)
+        else:
+            yield rows, _product(source.hidden.detach()[rows], source.weight.detach(), source.bias)
+
+
 def _parts(count: int, vocab: int, limit: int, rows: Tensor | None, device, shard) -> list[tuple]:
     """(place among the outputs, numbers of the rows), both for some rows at a time."""
     some = max(limit // (4 * (vocab if shard is None else shard.largest)), 1)
@@ -77,16 +90,15 @@ def _parts(count: int, vocab: int, limit: int, rows: Tensor | None, device, shar
 
 def _forward(formula, logits, rows, shard):
     """(outputs, what the backward pass needs to know) of these rows' logits, in their own type."""
-    x = formula.edit(logits, rows)
-    columns = formula.columns(rows)
-    row = statistics.of(x, columns, formula.scale(rows), formula.smooth, shard)
+    x, scale = formula.edit(logits, rows)
+    row = statistics.of(x, formula.columns(rows), scale, formula.smooth, shard)
     return formula(row, rows), (row.maximum, row.largest, row.rest)
 
 
-def _gradient(formula, logits, rows, shard, known, grads) -> Tensor:
-    """[R, V] in the type that is computed in, a tensor of its own."""
-    x = formula.edit(logits, rows)
-    columns, scale = formula.columns(rows), formula.scale(rows)
+def _gradient(formula, logits, rows, shard, known, grads, out=None) -> Tensor:
+    """[R, V]; in `out`, which may be the logits, where one is given, else in the type that is computed in."""
+    x, scale = formula.edit(logits, rows)
+    columns = formula.columns(rows)
     row = statistics.again(x, columns, scale, formula.smooth, shard, *known)
     leaves = [row.rest, row.values] + ([row.total] if formula.smooth else [])
     with torch.enable_grad():
@@ -97,8 +109,12 @@ def _gradient(formula, logits, rows, shard, known, grads) -> Tensor:
         wanted = torch.autograd.grad([out for out, _ in pairs], leaves, given, allow_unused=True)
     wanted = [torch.zeros_like(leaf) if got is None else got for leaf, got in zip(leaves, wanted)]
     row = dataclasses.replace(row, rest=row.rest.detach())
-    made = statistics.gradient(x, columns, scale, row, *wanted, shard=shard)
-    return formula.edit_backward(made, logits, x, rows)
+    edits = type(formula).edit_backward is not Formula.edit_backward
+    made = statistics.gradient(x, columns, scale, row, *wanted, shard=shard, out=None if edits else out)
+    if not edits:
+        return made
+    made = formula.edit_backward(made, logits, x, rows)
+    return made if out is None else out.copy_(made)
 
 
 def _collect(parts, forward: Callable[[Tensor], tuple], dtype, device, formula) -> tuple[Outputs, Outputs]:
@@ -137,10 +153,9 @@ class _OfLogits(torch.autograd.Function):
         for place, rows in _parts(len(flat), vocab, statistics.at_once(logits), ctx.rows, logits.device, ctx.shard):
             some = [None if grad is None else grad[place] for grad in grads]
             told = [one[place] for one in known]
-            made = _gradient(ctx.formula, _take(logits, rows), rows, ctx.shard, told, some)
-            if ctx.rows is None:
-                flat[place] = made
-            else:
+            out = flat[place] if ctx.rows is None else None
+            made = _gradient(ctx.formula, _take(logits, rows), rows, ctx.shard, told, some, out)
+            if out is None:
                 flat[rows] = made.to(flat.dtype)
         return result, None, None, None
 
@@ -191,10 +206,10 @@ class _OfLinear(torch.autograd.Function):
             some = [None if grad is None else grad[place] for grad in grads]
             h = flat[rows]
             told = [one[place] for one in known]
-            made = _gradient(ctx.formula, _product(h, weight, bias), rows, ctx.shard, told, some)
+            logits = _product(h, weight, bias)
+            made = _gradient(ctx.formula, logits, rows, ctx.shard, told, some, logits)
             if for_bias:
-                of_bias += made.sum(0)
-            made = made.to(h.dtype)
+                of_bias += made.sum(0, dtype=of_bias.dtype)
             if for_hidden:
                 of_hidden[rows] = made @ weight
             if for_weight and of_weight.dtype == h.dtype:

@@ -73,8 +73,8 @@ class _ScaleGrad(Formula):
 
 
 def _scalegrad(source, targets, gamma, smoothing, ignore_index, reduction) -> Tensor:
-    gamma = checks.share("gamma", gamma, low_open=True)
-    smoothing = checks.share("label_smoothing", smoothing)
+    gamma = checks.number("gamma", gamma, 0, 1, open_low=True)
+    smoothing = checks.number("label_smoothing", smoothing, 0, 1)
     ignore_index = checks.index(ignore_index)
     checks.reduction(reduction)
     ids = checks.token_ids(targets, "targets", source, ignore_index)

@@ -22,7 +22,7 @@ def simctg(hidden: Tensor, mask: Tensor, *, margin: float = 0.5, reduction: str 
     """
     checks.floats(hidden, "hidden", 3, "[B, L, D]")
     checks.reduction(reduction)
-    margin = checks.share("margin", margin) if not _negative(margin) else -checks.share("margin", -margin)
+    margin = checks.number("margin", margin, -1, 1)
     counted = _mask(mask, hidden)
     with torch.autocast(hidden.device.type, enabled=False):
         losses = _Contrast.apply(hidden, counted, margin)
@@ -31,10 +31,6 @@ def simctg(hidden: Tensor, mask: Tensor, *, margin: float = 0.5, reduction: str 
     count = counted.sum(1)
     pairs = (count * (count - 1)).sum()
     return losses.sum() / (pairs.clamp(min=1) if reduction == "mean" else 1)
-
-
-def _negative(margin) -> bool:
-    return isinstance(margin, (int, float)) and margin < 0
 
 
 def _mask(mask, hidden: Tensor) -> Tensor:

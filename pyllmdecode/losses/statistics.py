@@ -83,8 +83,11 @@ def again(x, columns, scale, smooth, shard, maximum, largest, rest) -> Row:
     return Row(maximum, largest, rest.clone(), values, columns, torch.zeros_like(rest) if smooth else None)
 
 
-def gradient(x, columns, scale, row: Row, of_rest, of_values, of_total=None, *, shard=None) -> Tensor:
-    """[R, V] in the computed type, a new tensor: the derivative by the logits x, from those by what `row` holds."""
+def gradient(x, columns, scale, row: Row, of_rest, of_values, of_total=None, *, shard=None, out=None) -> Tensor:
+    """[R, V], the derivative by the logits x, from those by what `row` holds.
+
+    out: where it is written, which may be x itself; None: a new tensor of the computed type.
+    """
     of_values = of_values.masked_fill(columns < 0, 0.0)
     if scale is not None:
         of_rest, of_values = of_rest * scale, of_values * scale[:, None]
@@ -100,25 +103,21 @@ def gradient(x, columns, scale, row: Row, of_rest, of_values, of_total=None, *, 
     if served_by_triton(x):
         from . import statistics_triton
 
-        return statistics_triton.gradient(x, local, scale, row, largest, of_rest, of_values, of_largest, of_total)
-    x = x.to(computed(x.dtype))
-    rest = row.rest.masked_fill(row.rest == -torch.inf, 0.0)
-    grad = x - row.maximum[:, None]
+        given = (row, largest, of_rest, of_values, of_largest, of_total)
+        return statistics_triton.gradient(x, local, scale, *given, out)
+    kind = computed(x.dtype)
+    grad = torch.sub(x.to(kind), row.maximum[:, None], out=out if out is not None and out.dtype == kind else None)
     if scale is not None:
         grad *= scale[:, None]
+    rest = row.rest.masked_fill(row.rest == -torch.inf, 0.0)
     grad.sub_(rest[:, None]).exp_().mul_(of_rest[:, None])
-    here = largest >= 0
-    place = largest.clamp(min=0)[:, None]
-    if shard is None:
-        grad.scatter_(1, place, 0.0)
-    else:
-        grad.scatter_(1, place, torch.where(here[:, None], 0.0, grad.gather(1, place)))
-    of_values = of_values.masked_fill(local < 0, 0.0) if shard is not None else of_values
-    grad.scatter_add_(1, local.clamp(min=0), of_values)
+    here, place = largest >= 0, largest.clamp(min=0)[:, None]
+    grad.scatter_(1, place, 0.0 if shard is None else torch.where(here[:, None], 0.0, grad.gather(1, place)))
+    grad.scatter_add_(1, local.clamp(min=0), of_values.masked_fill(local < 0, 0.0))
     grad.scatter_add_(1, place, torch.where(here, of_largest, 0.0)[:, None])
     if of_total is not None:
         grad += of_total[:, None]
-    return grad
+    return grad if out is None or out is grad else out.copy_(grad)
 
 
 def _of(x: Tensor, scale: Tensor | None, smooth: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

@@ -1,5 +1,7 @@
 """Unlikelihood training at the token level: a model also learns which tokens not to repeat."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -78,8 +80,8 @@ class _Unlikelihood(Formula):
 
 
 def _unlikelihood(source, targets, alpha, smoothing, ignore_index, reduction) -> Tensor:
-    alpha = checks.share("alpha", alpha, high=float("inf"), high_open=True)
-    smoothing = checks.share("label_smoothing", smoothing)
+    alpha = checks.number("alpha", alpha, 0, math.inf)
+    smoothing = checks.number("label_smoothing", smoothing, 0, 1)
     ignore_index = checks.index(ignore_index)
     checks.reduction(reduction)
     ids = checks.token_ids(targets, "targets", source, ignore_index)

@@ -20,7 +20,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from bench.gpu.compiled import compile_for, variants
+from bench.gpu.compiled import compile_for, variants, variants_of_losses
 
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
@@ -64,7 +64,8 @@ def main(where: str, dtype: str) -> None:
     name, arch = where.split(":")
     target = GPUTarget(name, int(arch) if arch.isdigit() else arch, 32 if name == "cuda" else 64)
     results = []
-    for (kernel, _), launch in variants(getattr(torch, dtype)).items():
+    kind = getattr(torch, dtype)
+    for (kernel, _), launch in {**variants(kind), **variants_of_losses(kind)}.items():
         compiled = compile_for(target, *launch)
         sizes = dict(zip((p.name for p in launch[0].params if p.is_constexpr), launch[3], strict=True))
         measured = nvidia(compiled) if name == "cuda" else amd(compiled)
