@@ -18,23 +18,29 @@ def of_scores(
     greedy row its one token undivided.
     """
     result = torch.where(scores > -torch.inf, grad, 0.0)
+    flat, (places, factors) = result.view(-1), of_penalties(logits, params, history)
+    flat[places] *= factors
+    divisors = [one.temperature or 1.0 for one in params]
+    if any(divisor != 1.0 for divisor in divisors):
+        result /= torch.tensor(divisors, dtype=result.dtype, device=result.device)[:, None]
+    return result.to(logits.dtype)
+
+
+def of_penalties(logits: Tensor, params: Sequence[SamplingParams], history: History) -> tuple[Tensor, Tensor]:
+    """Where, as places in B * V, the repetition penalty multiplies logits [B, V], and by what, float32."""
+    vocab = logits.shape[1]
     rows = history_rows(history, len(logits))[0] if any(one.repetition_penalty != 1.0 for one in params) else []
-    places, factors = [], []
+    places = [torch.zeros(0, dtype=torch.int64, device=logits.device)]
+    factors = [torch.zeros(0, dtype=torch.float32, device=logits.device)]
     for row, ids in enumerate(rows):
         one = params[row]
         if one.dynatemp_range:
             raise ValueError(f"row {row}: dynatemp_range: got {one.dynatemp_range}; accepted with gradients: 0")
         if one.repetition_penalty != 1.0:
-            seen = ids[(ids >= 0) & (ids < logits.shape[1])].unique()
+            seen = ids[(ids >= 0) & (ids < vocab)].unique()
             x = logits[row, seen].float()
             for token, bias in one.logit_bias or ():
                 x = torch.where(seen == token, x + bias, x)
-            places.append(seen + row * logits.shape[1])
-            factors.append(torch.where(x < 0, one.repetition_penalty, 1.0 / one.repetition_penalty))
-    if places:
-        flat, where = result.view(-1), torch.cat(places)
-        flat[where] = flat[where] * torch.cat(factors).to(result.dtype)
-    divisors = [one.temperature or 1.0 for one in params]
-    if any(divisor != 1.0 for divisor in divisors):
-        result /= torch.tensor(divisors, dtype=torch.float64, device=result.device)[:, None]
-    return result.to(logits.dtype)
+            places.append(seen + row * vocab)
+            factors.append(torch.where(x < 0, one.repetition_penalty, 1.0 / one.repetition_penalty).to(torch.float32))
+    return torch.cat(places), torch.cat(factors)

@@ -44,8 +44,9 @@ class Processed(Formula):
         prompts = inputs.check_prompt_lengths(prompt_lengths, known, batch)
         self.histories, lengths = inputs.history_rows(known, batch)
         self.prompts = np.array(lengths if prompts is None else prompts, np.int64)
-        self.unfiltered = [replace(one, **_FILTERS) for one in self.params]
         kinds = set(self.params)
+        unfiltered = {one: replace(one, **_FILTERS) for one in kinds}
+        self.unfiltered = [unfiltered[one] for one in self.params]
         self.edits = any(getattr(one, name) != _OFF[name] for one in kinds for name in _EDITS)
         self.filters = self.edits or any(one.temperature == 0 or one != _temperature(one) for one in kinds)
         self.temperatures = torch.tensor([one.temperature or 1.0 for one in self.params], dtype=torch.float64)
@@ -75,11 +76,14 @@ class Processed(Formula):
         )
 
     def _factors(self, logits, ids, rows) -> Tensor:
-        ones = torch.ones(ids.shape, dtype=torch.float32, device=ids.device)
         if not self.edits:
-            return ones * self.scales[rows][:, None]
+            return self.scales[rows][:, None].expand(ids.shape)
+        some, histories, _ = self._of(rows)
+        history = inputs.check_history(histories, len(some), logits.device)
         everywhere = torch.ones_like(logits, dtype=torch.float32)
-        return self.edit_backward(everywhere, logits, everywhere, rows).gather(1, ids.clamp(min=0))
+        places, factors = gradient.of_penalties(logits, [self.params[n] for n in some], history)
+        everywhere.view(-1)[places] = factors
+        return everywhere.gather(1, ids.clamp(min=0)) * self.scales[rows][:, None]
 
     def columns(self, rows):
         return self.ids[rows][:, None]
