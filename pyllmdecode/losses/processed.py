@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import api, gradient, inputs
+from ..logprobs import are_asked
 from ..params import FLOAT32_MAX, LOG2_E, SamplingParams
 from . import rows as reading
 from .rows import Formula
 
-_FILTERS = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+# What changes logits before any filter.
 _EDITS = ("repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram_size", "logit_bias")
-_EDITS += ("allowed_token_ids", "bad_words_ids", "min_new_tokens")
+_EDITS += ("allowed_token_ids", "bad_words_ids", "min_new_tokens", "eos_token_ids")
 
 
 def inverse(temperatures: Tensor) -> Tensor:
@@ -39,16 +40,15 @@ class Processed(Formula):
             raise ValueError("group: got one with params; accepted: kept_ids or a bitmask, as filters need all tokens")
         batch = len(ids)
         self.ids, self.backend = ids, backend
-        self.params = inputs.check_params(params, batch, source.vocab)
+        self.params = [_asking_nothing(one) for one in inputs.check_params(params, batch, source.vocab)]
         known = inputs.check_history(histories, batch, source.device)
         prompts = inputs.check_prompt_lengths(prompt_lengths, known, batch)
         self.histories, lengths = inputs.history_rows(known, batch)
         self.prompts = np.array(lengths if prompts is None else prompts, np.int64)
-        kinds = set(self.params)
-        unfiltered = {one: replace(one, **_FILTERS) for one in kinds}
-        self.unfiltered = [unfiltered[one] for one in self.params]
-        self.edits = any(getattr(one, name) != _OFF[name] for one in kinds for name in _EDITS)
-        self.filters = self.edits or any(one.temperature == 0 or one != _temperature(one) for one in kinds)
+        edits = {one: SamplingParams(**{name: getattr(one, name) for name in _EDITS}) for one in set(self.params)}
+        self.unfiltered = [edits[one] for one in self.params]
+        self.edits = any(one != SamplingParams() for one in edits.values())
+        self.filters = any(one != _plain(one) for one in edits)
         self.temperatures = torch.tensor([one.temperature or 1.0 for one in self.params], dtype=torch.float64)
         self.scales = inverse(self.temperatures).float().to(source.device)
         self.apart = torch.zeros(batch, dtype=torch.bool)  # rows whose values are from before the division
@@ -145,9 +145,13 @@ class Processed(Formula):
         return some, [self.histories[n] for n in some], self.prompts[some]
 
 
-def _temperature(one: SamplingParams) -> SamplingParams:
-    """Its temperature, and what does not matter to a distribution; no filter."""
-    return replace(one, top_k=0, top_p=1.0, min_p=0.0)
+def _asking_nothing(one: SamplingParams) -> SamplingParams:
+    return replace(one, logprobs=None, top_logprobs=0) if are_asked(one) else one
+
+
+def _plain(one: SamplingParams) -> SamplingParams | None:
+    """The same without whatever drops or changes a token; None of a greedy one."""
+    return SamplingParams(temperature=one.temperature, seed=one.seed) if one.temperature > 0 else None
 
 
 def _finite(x: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -161,4 +165,3 @@ def _finite(x: Tensor, keep: Tensor | None = None) -> Tensor:
 
 
 _ROUNDED = 64.0  # up to here float32 is exact to 2e-6
-_OFF = {name: getattr(SamplingParams(), name) for name in _EDITS}

@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from cases import INF, draws, hard_batch, hard_histories, hard_params, normal
+from test_fields import EXAMPLES, HISTORY, LOGITS, PROMPT_LENGTH
 
 import pyllmdecode as pld
 from pyllmdecode import SamplingParams
 from pyllmdecode.losses import linear_replay_logprobs, replay_logprobs
+from pyllmdecode.losses.processed import Processed
 
 V = 400
 
@@ -152,3 +154,35 @@ def test_ratio_of_policies_is_unbiased():
     raw = new.log_softmax(1)[0, out.token_ids]
     assert abs((replayed - out.logprobs).exp().mean() - 1) < 0.03
     assert abs((raw - out.logprobs).exp().mean() - 1) > 0.1
+
+
+@pytest.mark.parametrize("field", sorted(EXAMPLES))
+@pytest.mark.parametrize("few", [True, False], ids=["listed", "in rows"])
+def test_every_field(field, few, monkeypatch):
+    """Of all kept tokens, by what a step would say of them, and the gradient by differences of that."""
+    if not few:
+        monkeypatch.setattr(Processed, "listed", lambda *_: None)
+    value, others = EXAMPLES[field]
+    params = SamplingParams(**{"seed": 1} | others | {field: value})
+    given = {"prompt_lengths": [PROMPT_LENGTH]}
+
+    def scores(logits):
+        return pld.process_logits(logits, params, [HISTORY], **given).double().log_softmax(1)[0]
+
+    expected = scores(LOGITS)
+    kept = (expected > -INF).nonzero()[:, 0].tolist()
+    for token in range(LOGITS.shape[1]):
+        logits = LOGITS.clone().requires_grad_()
+        found = replay_logprobs(logits, torch.tensor([token]), params=params, histories=[HISTORY], **given)
+        assert found == expected[token] if token not in kept else abs(found - expected[token]) < 1e-5
+        found.sum().backward()
+        for other in range(LOGITS.shape[1]):
+            moved = [LOGITS.clone(), LOGITS.clone()]
+            if token in kept and other in kept:
+                for logits_, step in zip(moved, (2.0**-8, -(2.0**-8))):
+                    logits_[0, other] += step
+                difference = (scores(moved[0]) - scores(moved[1]))[token] * 2**7
+                if difference.isfinite() and abs(difference) < 2:  # else the kept set changes on the way
+                    assert abs(logits.grad[0, other] - difference) < 1e-3
+            else:
+                assert logits.grad[0, other] == 0

@@ -21,7 +21,13 @@ FLOORS = (
     {"integrations", "cli", "__main__"},
 )
 # Pytest wants what runs the benchmarks in the folder of their tests.
-BENCH_FLOORS = ({"cases", "machine", "progress"}, {"interface"}, {"cpu", "gpu", "losses"}, {"report"}, {"conftest"})
+BENCH_FLOORS = (
+    {"cases", "machine", "progress"},
+    {"interface"},
+    {"cpu", "gpu", "losses", "study"},
+    {"report"},
+    {"conftest"},
+)
 LINES = 320  # "about 300"
 
 
