@@ -17,6 +17,9 @@ def of_scores(
     A score is (x + bias, times or divided by the repetition penalty, minus other penalties) / temperature, or for a
     greedy row its one token undivided.
     """
+    for row, one in enumerate(params):
+        if one.dynatemp_range:
+            raise ValueError(f"row {row}: dynatemp_range: got {one.dynatemp_range}; accepted with gradients: 0")
     result = torch.where(scores > -torch.inf, grad, 0.0)
     flat, (places, factors) = result.view(-1), of_penalties(logits, params, history)
     flat[places] *= factors
@@ -34,8 +37,6 @@ def of_penalties(logits: Tensor, params: Sequence[SamplingParams], history: Hist
     factors = [torch.zeros(0, dtype=torch.float32, device=logits.device)]
     for row, ids in enumerate(rows):
         one = params[row]
-        if one.dynatemp_range:
-            raise ValueError(f"row {row}: dynatemp_range: got {one.dynatemp_range}; accepted with gradients: 0")
         if one.repetition_penalty != 1.0:
             seen = ids[(ids >= 0) & (ids < vocab)].unique()
             x = logits[row, seen].float()

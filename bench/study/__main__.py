@@ -15,7 +15,7 @@ import torch
 
 import pyllmdecode as pld
 from pyllmdecode.cli.models import load_quietly
-from pyllmdecode.repetition.study import split_sentences
+from pyllmdecode.losses import split_sentences
 
 from . import evaluate
 from .corpus import HELD_OUT, books
@@ -77,14 +77,14 @@ def one(name: str, texts: dict, held_out: str, args) -> dict:
     step = (len(ids) - 64) // args.prompts
     prompts = [ids[n * step : n * step + 48].tolist() for n in range(args.prompts)]
     result["texts"] = {}
-    for remedy, given in REMEDIES.items() if name == "plain" else [("greedy", GREEDY), ("top-p 0.95", {"top_p": 0.95})]:
+    for remedy, given in REMEDIES.items() if name == "plain" else [("greedy", GREEDY)]:
         seeds = pld.seeds(args.seed, len(prompts))
         params = [pld.SamplingParams(**given, seed=seed) for seed in seeds]
         result["texts"][remedy] = evaluate.texts(model, tokenizer, prompts, params, args.new_tokens)
         result["texts"][remedy]["text"] = tokenizer.decode(result["texts"][remedy]["text"])
         print(f"{name}: {remedy}: seq-rep-4 {result['texts'][remedy]['seq-rep-4']:.3f}", flush=True)
     sentences = [tokenizer(" " + sentence)["input_ids"] for sentence in split_sentences(held_out)]
-    sentences = [ids for ids in sentences if 6 <= len(ids) <= 20][:: len(sentences) // 40][:12]
+    sentences = [ids for ids in sentences if 6 <= len(ids) <= 20][:: len(sentences) // 40][:8]
     result["repetition"] = evaluate.repetition(model, sentences, 192)
     print(f"{name}: perplexity {result['perplexity']:.2f}, {result['seconds']:.0f} s of training", flush=True)
     return result

@@ -6,7 +6,7 @@ import torch
 
 from pyllmdecode import SamplingParams, losses
 from pyllmdecode.cli.generate import generate
-from pyllmdecode.repetition.study import split_sentences
+from pyllmdecode.losses import split_sentences
 
 METHODS = ("cross-entropy", "unlikelihood", "ditto", "scalegrad", "simctg")
 PREFIX, CONTINUATION = 40, 60  # tokens, of the sequence level of unlikelihood

@@ -71,6 +71,13 @@ def _run(parser, args: argparse.Namespace) -> int:
         except (ImportError, MemoryError, ValueError) as error:
             parser.fail(str(error) or "not enough memory", 2)
         return _told(parser, output)
+    if args.command == "study":
+        try:
+            from .study import run as run_study
+
+            return run_study(args)
+        except (ImportError, MemoryError, OSError, TypeError, UnicodeError, ValueError) as error:
+            parser.fail(str(error) or "not enough memory", 2)
     return _generate(parser, args)
 
 

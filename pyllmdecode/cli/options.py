@@ -58,6 +58,7 @@ def make_parser() -> _Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands)
     _add_repetition(commands)
+    _add_study(commands)
     commands.add_parser("info", help="versions, what is built, instruction sets, backends")
     demo = commands.add_parser("demo", help="a real model with and without the repetition filters, and what they cost")
     demo.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="per text (default: %(default)s)")
@@ -168,6 +169,22 @@ def _add_repetition(commands) -> None:
         "pip install 'pyllmdecode[dedupe]'",
     )
     given("--show", action="store_true", help="print the texts as they are, with what would be taken out marked")
+
+
+def _add_study(commands) -> None:
+    parser = commands.add_parser("study", help="measure how a model comes to repeat itself")
+    parser.description = (
+        "How probable each token of a sentence is, against how often the model has just read that sentence (Xu et al. "
+        "2022): for sentences of a text, for the model's own and for random tokens. Writes study.json and pictures. "
+        "Takes minutes with the demo model on two cores."
+    )
+    given = parser.add_argument
+    given("--model", metavar="FOLDER", help="a local model: transformers' format or GGUF (default: the demo model)")
+    given("--text", metavar="FILE", help="a text to take sentences from (default: two dozen made-up ones)")
+    given("--sentences", type=int, default=16, metavar="N", help="of each kind (default: %(default)s)")
+    given("--max-length", type=int, default=320, metavar="N", help="repeat up to N tokens (default: %(default)s)")
+    given("--seed", type=int, default=1, metavar="N", help="of the choice of sentences (default: %(default)s)")
+    given("--out", default="study", metavar="FOLDER", help="where to write (default: ./%(default)s)")
 
 
 def _option(name: str, hint: object) -> dict:

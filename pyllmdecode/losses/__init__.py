@@ -4,14 +4,17 @@ Every loss is a function of logits, and as `linear_...` one of hidden states and
 logits are never whole in memory.
 """
 
+from .collator import Collator
 from .ditto import Repetition, ditto, ditto_repeat, linear_ditto
 from .replay import linear_replay_logprobs, replay_logprobs
 from .scalegrad import linear_scalegrad, scalegrad
+from .sentences import split_sentences
 from .sequence_unlikelihood import linear_sequence_unlikelihood, sequence_unlikelihood
 from .simctg import simctg
 from .unlikelihood import linear_unlikelihood, unlikelihood
 
 __all__ = [
+    "Collator",
     "Repetition",
     "ditto",
     "ditto_repeat",
@@ -24,5 +27,6 @@ __all__ = [
     "scalegrad",
     "sequence_unlikelihood",
     "simctg",
+    "split_sentences",
     "unlikelihood",
 ]

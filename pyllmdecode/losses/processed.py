@@ -40,6 +40,8 @@ class Processed(Formula):
             raise ValueError("group: got one with params; accepted: kept_ids or a bitmask, as filters need all tokens")
         batch = len(ids)
         self.ids, self.backend = ids, backend
+        for row, one in enumerate(inputs.check_params(params, batch, source.vocab)):
+            _check(row, one)
         self.params = [_asking_nothing(one) for one in inputs.check_params(params, batch, source.vocab)]
         known = inputs.check_history(histories, batch, source.device)
         prompts = inputs.check_prompt_lengths(prompt_lengths, known, batch)
@@ -147,6 +149,15 @@ class Processed(Formula):
 
 def _asking_nothing(one: SamplingParams) -> SamplingParams:
     return replace(one, logprobs=None, top_logprobs=0) if are_asked(one) else one
+
+
+def _check(row: int, one: SamplingParams) -> None:
+    if one.dynatemp_range:
+        accepted = "0, as the derivative of a temperature is not offered"
+        raise ValueError(f"row {row}: dynatemp_range: got {one.dynatemp_range}; accepted: {accepted}")
+    if one.xtc_probability and one.seed is None:
+        accepted = "the seed that was drawn with, or a recorded kept set"
+        raise ValueError(f"row {row}: xtc_probability: got {one.xtc_probability} without a seed; accepted: {accepted}")
 
 
 def _plain(one: SamplingParams) -> SamplingParams | None:

@@ -24,7 +24,7 @@ def sequence_unlikelihood(
 
     The first of equal n-grams is spared, all tokens of later ones count, those of the last n-gram included.
     logits: [B, L, V], as a causal model returns them for token_ids: logits[:, i] is about token_ids[:, i + 1].
-    token_ids: [B, L], prompts and the continuations that the model wrote (see `continuations`); `ignore_index`
+    token_ids: [B, L], prompts and the continuations that the model wrote; `ignore_index`
     (padding, on either side) is part of no n-gram and is not counted. prompt_lengths: [B], how many of the tokens,
     padding on the left included, stand before the continuation: at least 1.
     reduction: "mean" over all tokens of the continuations (0 where there are none), "sum", or "none": [B, L], at the

@@ -7,8 +7,7 @@ of transformers.
 """
 
 import random
-import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +16,6 @@ import torch
 from ..checks import ids as checked_ids
 from ..checks import integer
 from ..losses import replay_logprobs
-
-# Where a sentence may end, in any script: what Unicode calls sentence terminals, of those in wide use.
-TERMINALS = frozenset(".!?…。！？｡؟۔।॥։။៖።፧᠃᠉꓿")
-CLOSING = ("Pe", "Pf", "Po")  # brackets and quotation marks that may follow
 
 
 @dataclass(frozen=True)
@@ -85,9 +80,8 @@ def summarise(curves: Sequence[Curve]) -> Summary:
     longest = max(len(one.probability) for one in curves)
 
     def mean(name: str) -> list[float]:
-        filled = [
-            np.pad(getattr(one, name), (0, longest - len(one.probability)), constant_values=np.nan) for one in curves
-        ]
+        arrays = [np.asarray(getattr(one, name), float) for one in curves]
+        filled = [np.pad(one, (0, longest - len(one)), constant_values=np.nan) for one in arrays]
         return [float(value) for value in np.nanmean(filled, 0)]
 
     initial = [float(one.probability[0]) for one in curves]
@@ -115,20 +109,3 @@ def random_sentences(vocab_size: int, lengths: Sequence[int], seed: int, banned:
     draw, out = random.Random(seed), frozenset(banned)
     allowed = [token for token in range(vocab_size) if token not in out]
     return [[draw.choice(allowed) for _ in range(length)] for length in lengths]
-
-
-def split_sentences(text: str) -> Iterator[str]:
-    """The sentences of a text in any script, one after another, without the space around them."""
-    begin, at = 0, 0
-    while at < len(text):
-        at += 1
-        if text[at - 1] in TERMINALS:
-            while at < len(text) and (text[at] in TERMINALS or unicodedata.category(text[at]) in CLOSING):
-                at += 1
-            # A full stop ends a sentence where a space follows; marks of scripts without spaces always do.
-            if at == len(text) or text[at].isspace() or text[at - 1] not in ".!?…":
-                if text[begin:at].strip():
-                    yield text[begin:at].strip()
-                begin = at
-    if text[begin:].strip():
-        yield text[begin:].strip()

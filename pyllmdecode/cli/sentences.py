@@ -1,0 +1,28 @@
+"""Sentences for `pyllmdecode study`, where no text is given. All made up."""
+
+SENTENCES = (
+    "The ferry leaves the small harbour every morning at half past six.",
+    "Nobody in the village remembered when the clock had stopped.",
+    "A good soup needs patience more than it needs salt.",
+    "She folded the letter twice and put it back into the drawer.",
+    "The river is wider here than anywhere else in the valley.",
+    "Most birds of this kind spend the winter south of the desert.",
+    "He had promised to repair the roof before the rain came.",
+    "The committee will publish its report at the end of the month.",
+    "Glass is made of sand, ash and a great deal of heat.",
+    "My grandfather kept bees behind the old railway station.",
+    "The second experiment gave almost the same result as the first.",
+    "In summer the children swim across the lake to the island.",
+    "Prices rose by three percent during the last year.",
+    "The lamp in the corridor has been broken for weeks.",
+    "There is a bakery on the corner that opens before sunrise.",
+    "They walked home slowly because the night was warm.",
+    "The map shows two roads that no longer exist.",
+    "A train of forty wagons crossed the bridge without a sound.",
+    "The teacher asked the class to draw a house with seven windows.",
+    "Copper turns green when it is left in the open air.",
+    "We found the key under a stone near the gate.",
+    "The new museum stands where the market used to be.",
+    "It took the painter nine years to finish the ceiling.",
+    "Every planet in this system is larger than our own.",
+)
