@@ -87,10 +87,10 @@ def seed(name: str, value, accepted: str = SEED) -> int:
 
 
 def ids(name: str, value) -> tuple[int, ...]:
-    items = tuple(_items(name, value, "a sequence of token ids >= 0"))
-    if all(type(token) is int and token >= 0 for token in items):
-        return tuple(map(operator.index, items))  # of constants, where torch.compile had inputs of the graph
-    return tuple(integer(f"{name}[{index}]", token, _ID) for index, token in enumerate(items))
+    tokens = tuple(items(name, value, "a sequence of token ids >= 0"))
+    if all(type(token) is int and token >= 0 for token in tokens):
+        return tuple(map(operator.index, tokens))  # of constants, where torch.compile had inputs of the graph
+    return tuple(integer(f"{name}[{index}]", token, _ID) for index, token in enumerate(tokens))
 
 
 def id_or_ids(name: str, value) -> tuple[int, ...]:
@@ -109,9 +109,9 @@ def logprobs(name: str, value) -> None:
 
 def biases(name: str, value) -> tuple[tuple[int, float], ...]:
     """Pairs sorted by id, from a mapping, also with ids as JSON has them ("42"), or from pairs."""
-    items = value.items() if isinstance(value, Mapping) else _items(name, value, _PAIRS)
+    given = value.items() if isinstance(value, Mapping) else items(name, value, _PAIRS)
     pairs = {}
-    for index, item in enumerate(items):
+    for index, item in enumerate(given):
         if not (isinstance(item, tuple) and len(item) == 2):
             raise TypeError(_got(f"{name}[{index}]", item, _PAIRS, kind=True))
         token = item[0]
@@ -128,7 +128,7 @@ def biases(name: str, value) -> tuple[tuple[int, float], ...]:
 def sequences(name: str, value) -> tuple[tuple[int, ...], ...]:
     accepted = "a list of non-empty sequences of token ids"
     found = []
-    for index, item in enumerate(_items(name, value, accepted)):
+    for index, item in enumerate(items(name, value, accepted)):
         found.append(ids(f"{name}[{index}]", item))
         if not found[-1]:
             raise ValueError(f"{name}[{index}]: got an empty sequence; accepted: {accepted}")
@@ -155,7 +155,7 @@ def _is_zero(value: float) -> bool:
     return _bits(abs(value)) == _NO_BITS  # and not by ==, as to some threads a subnormal == 0
 
 
-def _items(name: str, value, accepted: str) -> Iterable:
+def items(name: str, value, accepted: str) -> Iterable:
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
         raise TypeError(_got(name, value, accepted, kind=True))
     return value.tolist() if hasattr(value, "tolist") else value

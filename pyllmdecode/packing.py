@@ -11,10 +11,11 @@ import numpy as np
 from .checks import float32_bits
 from .logarithm import log2
 from .params import FLOAT32_MAX, KINDS, LOG2_E, SamplingParams
-from .tables import EXTRA_FORMAT, EXTRA_SIZE, NO_TOP_P, RECORD_FORMAT, RECORD_SIZE, TOP_P_BITS, top_p_units
+from .tables import EXTRA_FORMAT, EXTRA_SIZE, NO_TOP_P, RECORD_FORMAT, RECORD_SIZE, SCOPES, TOP_P_BITS, top_p_units
 
 INT32_MAX = 2**31 - 1
 
+_EXTRA_PACKED = EXTRA_FORMAT.replace("f", "I")
 _PACKED = RECORD_FORMAT.replace("f", "I")  # float32 fields are packed as their bits
 
 
@@ -24,7 +25,10 @@ def pack(params: SamplingParams, seed: int, lists: MutableSequence[int]) -> byte
     if record is not None:
         return (seed % 2**64).to_bytes(8, "little") + record[8:]  # the seed is the first field
     begins, counts = [0, 0, 0, 0], [0, -1, 0, 0]
-    sections = (params.logit_bias, params.allowed_token_ids, params.bad_words_ids, params.eos_token_ids)
+    words = params.bad_words_ids
+    if params.suppress_token_ids:
+        words = (*(words or ()), *((token,) for token in params.suppress_token_ids))
+    sections = (params.logit_bias, params.allowed_token_ids, words, params.eos_token_ids)
     for index, (section, flatten) in enumerate(zip(sections, (_flat_bias, list, _flat_sequences, list))):
         if section is not None:
             counts[index] = len(section)
@@ -32,9 +36,10 @@ def pack(params: SamplingParams, seed: int, lists: MutableSequence[int]) -> byte
             lists.extend(flatten(section))
     extra_begin = -1
     if params._extras:
+        words = struct.unpack(f"<{EXTRA_SIZE // 4}i", _pack_extras(params, lists))
         lists.extend([0] * (len(lists) % 2))  # aligned to eight bytes
         extra_begin = len(lists)
-        lists.extend(struct.unpack(f"<{EXTRA_SIZE // 4}i", _pack_extras(params)))
+        lists.extend(words)
     temperature, min_p = params.temperature, params.min_p
     of_filters = 1.0 if params.temperature_last and temperature else temperature
     record = struct.pack(
@@ -81,12 +86,41 @@ def pack_rows(rows: Sequence[SamplingParams], seeds: Sequence[int]) -> tuple[np.
     return records, np.array(lists, np.int32) if lists else np.zeros(1, np.int32)
 
 
-def _pack_extras(params: SamplingParams) -> bytes:
-    """The words of ExtraParams."""
+# Whether a row has edits that EXTRA_FIELDS describe.
+_EDITS = (
+    "penalty_last_n repetition_scope count_scope ngram_scope bad_words_scope sequence_bias begin_suppress_token_ids "
+    "forced_tokens forced_eos exponential_decay_length_penalty encoder_ids dry_multiplier"
+).split()
+_OFF = SamplingParams()
+
+
+def _pack_extras(params: SamplingParams, lists: MutableSequence[int]) -> bytes:
+    """ExtraParams, and its own lists behind the others."""
+    begins = []
+    sequences = [(len(ids), *ids, *_flat_bias([(0, bias)])[1:]) for ids, bias in params.sequence_bias or ()]
+    wanted = params.encoder_repetition_penalty != 1 or params.encoder_no_repeat_ngram_size > 0
+    encoder = params.encoder_ids if wanted else ()
+    forced = [(min(place, INT32_MAX), token) for place, token in params.forced_tokens or ()]
+    parts = (
+        [word for sequence in sequences for word in sequence],
+        params.begin_suppress_token_ids or (),
+        [word for pair in forced for word in pair],
+        [min(token, INT32_MAX) for token in encoder or ()],
+        _flat_sequences([[min(token, INT32_MAX) for token in ids] for ids in params.dry_sequence_breakers or ()]),
+    )
+    for part in parts:
+        begins.append(len(lists))
+        lists.extend(part)
+    counts = [len(sequences), len(parts[1]), len(forced), len(parts[3]), len(params.dry_sequence_breakers or ())]
+    decay = params.exponential_decay_length_penalty or (-1, 1.0)
+
+    def window(n: int) -> int:
+        return INT32_MAX if n < 0 else min(n, INT32_MAX)
+
     temperature, span = params.temperature, params.dynatemp_range
     low = max(temperature - span, 0.0)
     return struct.pack(
-        EXTRA_FORMAT,
+        _EXTRA_PACKED,
         NO_TOP_P if params.typical_p == 1.0 else top_p_units(params.typical_p),
         NO_TOP_P if params.top_h is None else round(params.top_h * 2**TOP_P_BITS),
         round(params.xtc_probability * 2**32) if params.xtc_threshold <= 0.5 else 0,
@@ -99,8 +133,26 @@ def _pack_extras(params: SamplingParams) -> bytes:
         low,
         min(temperature + span, sys.float_info.max) - low if span else 0.0,
         params.dynatemp_exponent,
+        params.dry_multiplier,
+        params.dry_base,
+        decay[1],
+        *begins,
+        *counts,
         min(params.min_tokens_to_keep, INT32_MAX),
         int(params.p_less),
+        window(params.penalty_last_n),
+        SCOPES[params.repetition_scope],
+        SCOPES[params.count_scope],
+        SCOPES[params.ngram_scope],
+        SCOPES[params.bad_words_scope],
+        min(params.forced_eos or 0, INT32_MAX),
+        min(decay[0], INT32_MAX),
+        float32_bits(1 / params.encoder_repetition_penalty),
+        min(params.encoder_no_repeat_ngram_size, INT32_MAX),
+        min(params.dry_allowed_length, INT32_MAX),
+        window(params.dry_penalty_last_n),
+        int(any(getattr(params, name) != getattr(_OFF, name) for name in _EDITS)),
+        0,
     )
 
 

@@ -67,6 +67,19 @@ class SamplingParams:
         `temperature` (llama.cpp), finite, >= 0; a range of 0 or None: off.
     temperature_last: filters see a temperature of 1, as in llama.cpp.
 
+    Other changes of single logits:
+    penalty_last_n: the penalties look at so many of the last tokens (llama.cpp); -1 or None: at all.
+    repetition_scope, count_scope: which tokens the repetition penalty concerns, and which presence and frequency
+        penalties: "all", "generated" or "prompt". ngram_scope, bad_words_scope: the same for bans, without "prompt".
+    sequence_bias: {ids: bias}, added to the last id of a sequence whose others end the history (transformers).
+    suppress_token_ids, begin_suppress_token_ids: never, and not as the first token that is generated.
+    forced_tokens: {generated position: id}. forced_eos: the so-manieth generated token is one of eos_token_ids.
+    exponential_decay_length_penalty: (start, factor), makes an end more probable from then on (transformers).
+    encoder_ids: another text of the request, for encoder_repetition_penalty, which above 1 makes its tokens more
+        probable, and encoder_no_repeat_ngram_size, whose n-grams cannot come (transformers).
+    dry_multiplier, dry_base, dry_allowed_length, dry_penalty_last_n, dry_sequence_breakers: a penalty that grows with
+        the length of what would be repeated (llama.cpp); breakers are ids or sequences of ids. A multiplier of 0: off.
+
     Rows with the same seed and histories of one length draw with the same random bits, whatever their prompts:
     `pyllmdecode.seeds` makes different seeds from one.
 
@@ -105,6 +118,25 @@ class SamplingParams:
     dynatemp_range: float | None = 0.0
     dynatemp_exponent: float = 1.0
     temperature_last: bool = False
+    penalty_last_n: int | None = -1
+    repetition_scope: str = "all"
+    count_scope: str = "generated"
+    ngram_scope: str = "all"
+    bad_words_scope: str = "all"
+    sequence_bias: Mapping[Sequence[int], float] | tuple[tuple[tuple[int, ...], float], ...] | None = None
+    suppress_token_ids: Sequence[int] | None = None
+    begin_suppress_token_ids: Sequence[int] | None = None
+    forced_tokens: Mapping[int, int] | tuple[tuple[int, int], ...] | None = None
+    forced_eos: int | None = None
+    exponential_decay_length_penalty: tuple[int, float] | None = None
+    encoder_ids: Sequence[int] | None = None
+    encoder_repetition_penalty: float = 1.0
+    encoder_no_repeat_ngram_size: int | None = 0
+    dry_multiplier: float | None = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int | None = -1
+    dry_sequence_breakers: Sequence[int | Sequence[int]] | None = None
 
     # Not fields: neither compared nor pickled.
     _record = None  # the packed record, seed 0, of parameters without lists
@@ -173,6 +205,8 @@ class SamplingParams:
                 put(name, value)
                 extras = extras or value != _DEFAULTS[name]
         put("_extras", extras)
+        if extras:
+            more_checks.check_together(self)
 
         put("_largest_id", max([-1, *[max(ids) for _, ids in _id_lists(self) if ids]]))
         # Made now, because torch.compile can guard on what is there and on nothing that has yet to be computed.
@@ -249,4 +283,5 @@ def _id_lists(params: SamplingParams) -> list[tuple[str, Iterable[int]]]:
         ("allowed_token_ids", params.allowed_token_ids or ()),
         ("bad_words_ids", [token for sequence in sequences for token in sequence]),
         ("eos_token_ids", params.eos_token_ids or ()),
+        *(more_checks.id_lists(params) if params._extras else ()),
     ]

@@ -38,7 +38,45 @@ def extras(draw, vocab: int) -> dict:
         **maybe("dynatemp_range", st.floats(0, 10)),
         **maybe("dynatemp_exponent", st.floats(0, 3)),
         **maybe("temperature_last", st.just(True)),
+        **draw(edits(vocab)),
     }
+
+
+@st.composite
+def edits(draw, vocab: int) -> dict:
+    """Those of them that change single logits."""
+
+    def maybe(name, strategy):
+        return {name: draw(strategy)} if draw(st.integers(0, 3)) == 0 else {}
+
+    ids = st.integers(0, min(vocab - 1, 5))
+    some, scopes = st.lists(ids, max_size=4), st.sampled_from(["all", "generated", "prompt"])
+    biases = st.one_of(st.floats(-9, 9, width=32), st.just(-INF))
+    fields = {
+        **maybe("penalty_last_n", st.integers(-1, 30)),
+        **maybe("repetition_scope", scopes),
+        **maybe("count_scope", scopes),
+        **maybe("ngram_scope", st.just("generated")),
+        **maybe("bad_words_scope", st.just("generated")),
+        **maybe("sequence_bias", st.dictionaries(st.lists(ids, min_size=1, max_size=3).map(tuple), biases, max_size=9)),
+        **maybe("suppress_token_ids", some),
+        **maybe("begin_suppress_token_ids", some),
+        **maybe("encoder_ids", st.lists(st.integers(0, 7), max_size=20)),
+        **maybe("encoder_repetition_penalty", st.floats(0.125, 8, width=32)),
+        **maybe("encoder_no_repeat_ngram_size", st.integers(0, 4)),
+        **maybe("dry_multiplier", st.one_of(st.floats(0, 3), st.just(1e38))),
+        **maybe("dry_base", st.one_of(st.floats(1, 3), st.just(1e30))),
+        **maybe("dry_allowed_length", st.integers(1, 6)),
+        **maybe("dry_penalty_last_n", st.integers(-1, 30)),
+        **maybe("dry_sequence_breakers", st.lists(st.one_of(ids, st.lists(ids, min_size=1, max_size=3)), max_size=3)),
+    }
+    if draw(st.integers(0, 3)) == 0:
+        fields |= {"exponential_decay_length_penalty": (draw(st.integers(0, 9)), draw(st.floats(0.5, 1e6)))}
+        fields |= {
+            "eos_token_ids": draw(st.lists(ids, min_size=1, max_size=3)),
+            **maybe("forced_eos", st.integers(1, 9)),
+        }
+    return fields
 
 
 @st.composite
@@ -51,7 +89,7 @@ def sampling_params(draw, vocab: int, extra: bool = False) -> SamplingParams:
     ids = st.integers(0, vocab - 1)
     small = st.floats(-3, 3, width=32)
     biases = st.one_of(st.floats(-50, 50, width=32), st.just(-INF))
-    return SamplingParams(
+    fields = dict(
         seed=draw(st.integers(0, 2**64 - 1)),
         **maybe("temperature", st.one_of(st.sampled_from([0.0, 1e-300, 1e-40, 1e39, 1e300]), st.floats(0, 5))),
         **maybe("top_k", st.integers(-1, vocab + 2)),
@@ -68,8 +106,8 @@ def sampling_params(draw, vocab: int, extra: bool = False) -> SamplingParams:
         **maybe("eos_token_ids", st.lists(ids, max_size=3)),
         **maybe("logprobs", st.sampled_from([None, "raw", "processed", "both"])),
         **maybe("top_logprobs", st.integers(0, 9)),
-        **(draw(extras(vocab)) if extra and draw(st.booleans()) else {}),
     )
+    return SamplingParams(**fields | (draw(extras(vocab)) if extra and draw(st.booleans()) else {}))
 
 
 @st.composite

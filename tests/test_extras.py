@@ -7,6 +7,7 @@ import torch
 from cases import DTYPES, INF, LISTS, Case, draws, hard_batch, hard_histories, normal
 from hypothesis import given, settings
 from strategies import cases
+from test_fields import EXAMPLES
 
 import pyllmdecode as pld
 from pyllmdecode import SamplingParams
@@ -22,6 +23,13 @@ EXTRAS = (
     *({"eta_cutoff": p} for p in (1e-6, 0.02, 0.7)),
     *({"typical_p": p} for p in (1e-9, 0.2, 0.9, 0.999)),
     *({"xtc_probability": 1.0, "xtc_threshold": t} for t in (0.0, 0.001, 0.1, 0.5)),
+    {"penalty_last_n": 20, "repetition_scope": "generated", "count_scope": "all"},
+    {"ngram_scope": "generated", "count_scope": "prompt", "sequence_bias": {(0,): 2.0, (1, 2): -INF, (2, 1): 1.0}},
+    {"forced_tokens": {0: 4, 20: 5}, "eos_token_ids": [3], "forced_eos": 31, "suppress_token_ids": [0, 9]},
+    {"eos_token_ids": [3, 4], "exponential_decay_length_penalty": (10, 1.01), "begin_suppress_token_ids": [7]},
+    {"encoder_ids": range(9), "encoder_repetition_penalty": 1.5, "encoder_no_repeat_ngram_size": 2},
+    {"dry_multiplier": 0.8, "dry_allowed_length": 1},
+    {"dry_multiplier": 0.8, "dry_sequence_breakers": [2, [0, 1]], "dry_penalty_last_n": 100},
     *({"min_tokens_to_keep": n, "top_p": 0.2} for n in (2, 40, VOCAB, 10**12)),
     *({"dynatemp_range": r, "dynatemp_exponent": e} for r, e in ((0.3, 1.0), (1.0, 2.0), (3.0, 0.0))),
     {"temperature_last": True, "temperature": 0.3, "min_p": 0.05},
@@ -37,7 +45,7 @@ EXTRAS = (
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("extra", EXTRAS, ids=lambda extra: ",".join(f"{k}={v:g}" for k, v in extra.items()))
+@pytest.mark.parametrize("extra", EXTRAS, ids=lambda extra: ",".join(f"{k}={v}" for k, v in extra.items()))
 def test_hard_rows(native, extra, dtype):
     """Each alone, on rows that are hard to get right, with penalties and bans beside it."""
     logits = hard_batch(VOCAB, DTYPES[dtype])
@@ -59,6 +67,72 @@ def test_any_case(native, case):
     """All of them together, a batch's rows all different."""
     case.check_sample(native)
     case.check_process_logits(native)
+
+
+LONG = {
+    "a loop": list(range(50)) * 120,
+    "one token": [3] * 6000,
+    "two": [0, 1, 1, 0, 1] * 1200,
+    "two loops": [*range(40)] * 80 + [*range(30)] * 90,
+    "random": torch.randint(0, 9, (6000,), generator=torch.Generator().manual_seed(1)).tolist(),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("breakers", [None, [49, [1, 0]]], ids=str)
+def test_dry_over_a_long_history(native, name, breakers):
+    """Also where every place repeats something, which would take a square of time."""
+    for allowed in (1, 2, 7):
+        fields = {"dry_multiplier": 0.1, "dry_base": 1.001, "dry_allowed_length": allowed}
+        params = SamplingParams(**fields, dry_sequence_breakers=breakers)
+        Case(normal(1, 60), params, [LONG[name]]).check_process_logits(native)
+
+
+@pytest.mark.parametrize(
+    "fields, names",
+    [
+        ({"forced_tokens": {0: 3}, "suppress_token_ids": [3]}, ("forced_tokens", "suppress_token_ids")),
+        ({"forced_tokens": {0: 3}, "bad_words_ids": [[3]]}, ("forced_tokens", "bad_words_ids")),
+        ({"forced_tokens": {0: 3}, "logit_bias": {3: -INF}}, ("forced_tokens", "logit_bias")),
+        ({"forced_tokens": {0: 3}, "allowed_token_ids": [1, 2]}, ("forced_tokens", "allowed_token_ids")),
+        ({"forced_eos": 4}, ("forced_eos", "eos_token_ids")),
+        ({"exponential_decay_length_penalty": (1, 2.0)}, ("exponential_decay_length_penalty", "eos_token_ids")),
+        ({"forced_eos": 1, "eos_token_ids": 2, "forced_tokens": {0: 3}}, ("forced_eos", "forced_tokens")),
+    ],
+)
+def test_contradictions(fields, names):
+    with pytest.raises(ValueError) as error:
+        SamplingParams(**fields)
+    assert all(name in str(error.value) for name in names)
+
+
+@pytest.mark.parametrize(
+    "kind, fields, word",
+    [
+        (ValueError, {"repetition_scope": "some"}, "'some'; accepted: all, generated, prompt"),
+        (TypeError, {"ngram_scope": 1}, "ngram_scope"),
+        (ValueError, {"penalty_last_n": -2}, "penalty_last_n"),
+        (ValueError, {"typical_p": 0}, "typical_p"),
+        (ValueError, {"epsilon_cutoff": 1.0}, "epsilon_cutoff"),
+        (TypeError, {"p_less": 1}, "p_less"),
+        (ValueError, {"top_h": 1.1}, "top_h"),
+        (ValueError, {"xtc_threshold": -0.1}, "xtc_threshold"),
+        (ValueError, {"dry_base": 0.9}, "dry_base"),
+        (ValueError, {"dry_sequence_breakers": [[]]}, "empty sequence"),
+        (TypeError, {"sequence_bias": {3: 1.0}}, "sequence_bias[0]"),
+        (ValueError, {"sequence_bias": {(3,): float("nan")}}, "sequence_bias[0]"),
+        (ValueError, {"sequence_bias": [([1], 1.0), ([1], 2.0)]}, "a second time"),
+        (TypeError, {"forced_tokens": [3]}, "forced_tokens[0]"),
+        (ValueError, {"forced_tokens": {-1: 3}}, "forced_tokens[0]"),
+        (TypeError, {"exponential_decay_length_penalty": 3}, "a pair"),
+        (ValueError, {"exponential_decay_length_penalty": (1, 0.0), "eos_token_ids": 1}, "> 0"),
+        (ValueError, {"encoder_repetition_penalty": 0.0}, "encoder_repetition_penalty"),
+    ],
+)
+def test_wrong_values_are_errors(kind, fields, word):
+    with pytest.raises(kind) as error:
+        SamplingParams(**fields)
+    assert word in str(error.value)
 
 
 def test_each_at_its_default_is_as_without(native):
@@ -91,11 +165,12 @@ def test_a_sampler_draws_as_the_call_does(native):
     logits = normal(len(EXTRAS), VOCAB, seed=10)
     sampler = native.sampler(VOCAB, len(EXTRAS), 30)
     params = [SamplingParams(**{"temperature": 1.3} | extra, seed=row) for row, extra in enumerate(EXTRAS)]
-    history = [[row, row + 1] for row in range(len(params))]
+    history, prompts = [[row, row + 1] for row in range(len(params))], [2] * len(params)
     for one, ids in zip(params, history, strict=True):
         sampler.add(one, ids)
     for _ in range(3):
-        expected = pld.sample(logits, params, history, backend="reference").token_ids.tolist()
+        given_ = {"prompt_lengths": prompts, "backend": "reference"}
+        expected = pld.sample(logits, params, history, **given_).token_ids.tolist()
         assert sampler.step(logits).token_ids.tolist() == expected
         history = [[*ids, token] for ids, token in zip(history, expected)]
 
@@ -120,9 +195,11 @@ def test_the_softmax_of_the_scores_is_drawn_from(native):
 def test_a_backend_without_it_says_so(backend, name):
     if backend.name in ("reference", "cpu"):
         pytest.skip(f"backend {backend}: has all of them")
-    values = {"p_less": True, "temperature_last": True, "min_tokens_to_keep": 2, "xtc_threshold": 0.2}
-    params = [SamplingParams(), SamplingParams(**{name: values.get(name, 0.5)})]
+    value, others = EXAMPLES[name]
+    others = {other: given_ for other, given_ in others.items() if other in FIELDS or other == "eos_token_ids"}
+    params = [SamplingParams(), SamplingParams(**others | {name: value})]
+    name = next(one for one in FIELDS if getattr(params[1], one) != getattr(params[0], one))
     with pytest.raises(ValueError, match=rf"^row 1: {name}: got .*'{backend.name}'.*'cpu'"):
-        backend.sample(normal(2, 8), params)
+        backend.sample(normal(2, 9), params)
     with pytest.raises(ValueError, match=rf"^row 0: {name}: "):
-        backend.sampler(8, 1, 4).add(params[1], [1])
+        backend.sampler(9, 1, 4).add(params[1], [1])

@@ -47,6 +47,25 @@ EXAMPLES = {
     "dynatemp_range": (0.5, {}),
     "dynatemp_exponent": (2.0, {"dynatemp_range": 0.5}),
     "temperature_last": (True, {"temperature": 3.0, "min_p": 0.3}),
+    "penalty_last_n": (1, {"repetition_penalty": 2.0}),
+    "repetition_scope": ("prompt", {"repetition_penalty": 2.0}),
+    "count_scope": ("all", {"presence_penalty": 1.0}),
+    "ngram_scope": ("generated", {"no_repeat_ngram_size": 2}),
+    "bad_words_scope": ("generated", {"bad_words_ids": [[0, 1, 2, 0]]}),
+    "sequence_bias": ({(1, 2, 5): 3.0}, {}),
+    "suppress_token_ids": ([4], {}),
+    "begin_suppress_token_ids": ([1], {"seed": None}),  # nothing here has generated no token
+    "forced_tokens": ({2: 4}, {}),
+    "forced_eos": (3, {"eos_token_ids": [5]}),
+    "exponential_decay_length_penalty": ((0, 3.0), {"eos_token_ids": [3]}),
+    "encoder_ids": ([1, 5], {"encoder_repetition_penalty": 2.0}),
+    "encoder_repetition_penalty": (2.0, {"encoder_ids": [1, 5]}),
+    "encoder_no_repeat_ngram_size": (2, {"encoder_ids": [2, 5]}),
+    "dry_multiplier": (1.0, {"dry_allowed_length": 1}),
+    "dry_base": (5.0, {"dry_multiplier": 1.0, "seed": None}),  # the history is too short to repeat more than one
+    "dry_allowed_length": (1, {"dry_multiplier": 1.0}),
+    "dry_penalty_last_n": (3, {"dry_multiplier": 1.0, "dry_allowed_length": 1}),
+    "dry_sequence_breakers": ([0], {"dry_multiplier": 1.0, "dry_allowed_length": 1}),
 }
 
 
@@ -87,6 +106,8 @@ def test_every_field_changes_a_result(backend, field):
     value, others = EXAMPLES[field]
     if field in FIELDS and backend.name in BACKENDS:
         pytest.skip(f"backend {backend}: does not have {field} yet, and says so (test_extras.py)")
+    if "seed" in others:
+        pytest.skip(f"{field} has no effect on this history; it has tests of its own (test_extras.py)")
     without = SamplingParams(**{"seed": 1} | others)
     given = dataclasses.replace(without, **{field: value})
     plain, changed = outcomes(backend, without), outcomes(backend, given)

@@ -84,10 +84,36 @@ struct ExtraParams {
   double dynatemp_low;  // the temperature at an entropy of 0
   double dynatemp_span;  // how much more there is at the largest entropy; 0: off
   double dynatemp_exponent;
+  double dry_multiplier;  // 0: off
+  double dry_base;
+  double decay_factor;  // of exponential_decay_length_penalty
+  int64_t sequence_bias_begin;  // sequences, each: length, ids, bits of the float32 bias
+  int64_t begin_suppress_begin;  // ids
+  int64_t forced_begin;  // pairs (generated position, id)
+  int64_t encoder_begin;  // ids
+  int64_t breakers_begin;  // sequences, each: length, then its ids
+  int32_t sequence_bias_count;  // sequences
+  int32_t begin_suppress_count;  // ids
+  int32_t forced_count;  // pairs
+  int32_t encoder_count;  // ids
+  int32_t breakers_count;  // sequences
   int32_t keep;  // min_tokens_to_keep
   int32_t p_less;  // 0: off
+  int32_t penalty_last_n;  // 2^31 - 1: all
+  int32_t repetition_scope;  // SCOPES
+  int32_t count_scope;  // SCOPES
+  int32_t ngram_scope;  // SCOPES
+  int32_t bad_words_scope;  // SCOPES
+  int32_t forced_eos;  // 0: none
+  int32_t decay_start;  // -1: none
+  float encoder_factor;  // float32(1 / encoder_repetition_penalty); 1: off
+  int32_t encoder_ngram;  // 0: off
+  int32_t dry_allowed_length;
+  int32_t dry_last_n;  // 2^31 - 1: all
+  int32_t edits;  // 0: no logit is changed by any of these
+  int32_t unused;
 };
-static_assert(sizeof(ExtraParams) == 104);
+static_assert(sizeof(ExtraParams) == 240);
 
 // A request on a GPU. Its lists have another form than the fields of RowParams say, which is the CPU's: see
 // _records in pyllmdecode/backends/requests.py. It has no pairs of biases there, but touched_bias.

@@ -2,7 +2,7 @@
 // a sparse set, and passes over the logits read their places as -inf.
 #pragma once
 
-#include "ngrams.h"
+#include "more_edits.h"
 
 PLD_BEGIN
 
@@ -27,6 +27,10 @@ class Edits {
   void collect() {
     const RowParams& p = *in_.params;
     const int32_t* lists = in_.lists;
+    if (p.extra_begin >= 0) {
+      std::memcpy(&extra_, lists + p.extra_begin, sizeof(extra_));
+      if (extra_.edits && collect_forced()) return;
+    }
     if (p.allowed_count >= 0) allow(lists + p.allowed_begin, p.allowed_count);
     for (int32_t i = 0; i < p.bias_count; ++i) {
       const int32_t* pair = lists + p.bias_begin + 2 * i;
@@ -35,14 +39,19 @@ class Edits {
       s_.edit_flags[e] |= kBiased;
       s_.bias[e] = bits_to_float(uint32_t(pair[1]));
     }
-    if (p.repetition_penalty != 1 || p.presence_penalty != 0 || p.frequency_penalty != 0) collect_history();
-    const auto ban = [this](int32_t id) {
-      if (id < 0) return;
-      const int64_t e = edit(id);
-      if (e >= 0) s_.edit_flags[e] |= kBanned;
-    };
-    repeated_ngrams(in_.history, p.ngram, s_.borders, ban);
-    banned_words(in_.history, lists + p.bad_words_begin, p.bad_words_count, ban);
+    const auto ban = [this](int32_t id) { flag(id, kBanned); };
+    History of_ngrams = in_.history, of_words = in_.history;
+    const bool penalised = p.repetition_penalty != 1 || p.presence_penalty != 0 || p.frequency_penalty != 0;
+    if (extra_.edits) {
+      if (extra_.ngram_scope == kGenerated) of_ngrams = generated_of(in_.history);
+      if (extra_.bad_words_scope == kGenerated) of_words = generated_of(in_.history);
+      if (penalised) collect_scopes();
+      collect_extra(ban);
+    } else if (penalised) {
+      collect_history();
+    }
+    repeated_ngrams(of_ngrams, p.ngram, s_.borders, ban);
+    banned_words(of_words, lists + p.bad_words_begin, p.bad_words_count, ban);
     if (in_.history.length - in_.history.prompt_length < p.min_new_tokens)
       for (int32_t i = 0; i < p.eos_count; ++i) ban(lists[p.eos_begin + i]);
   }
@@ -52,6 +61,7 @@ class Edits {
   void apply(const T* logits) {
     const RowParams& p = *in_.params;
     for (int64_t i = 0; i < n_; ++i) s_.raw[i] = widen(logits[s_.ids[i]]);
+    if (extra_.edits) return apply_extra();
     const auto where = [](Ints yes, Floats a, Floats b) {
       return reinterpret<Floats>((yes & reinterpret<Ints>(a)) | (~yes & reinterpret<Ints>(b)));
     };
@@ -80,7 +90,93 @@ class Edits {
   }
 
  private:
-  static constexpr int32_t kSeen = 1, kBiased = 2, kBanned = 4;
+  int64_t generated() const { return in_.history.length - in_.history.prompt_length; }
+
+  void flag(int32_t id, int32_t what) {
+    if (id < 0 || id >= in_.vocab) return;
+    const int64_t e = edit(id);
+    if (e >= 0) s_.edit_flags[e] |= what;
+  }
+
+  // -> whether some tokens alone can come, which then are all there is.
+  bool collect_forced() {
+    const int32_t *pairs = in_.lists + extra_.forced_begin, *id = nullptr;
+    for (int32_t i = 0; i < extra_.forced_count; ++i)
+      if (pairs[2 * i] == generated()) id = pairs + 2 * i + 1;
+    const bool end = extra_.forced_eos && generated() == extra_.forced_eos - 1;
+    if (end)
+      allow(in_.lists + in_.params->eos_begin, in_.params->eos_count);
+    else if (id)
+      allow(id, 1);
+    return forced_ = id || end;
+  }
+
+  // As collect_history(), where the rules look at parts of the history.
+  void collect_scopes() {
+    const History& h = in_.history;
+    const Part repeated = part_of(h, extra_.repetition_scope, extra_.penalty_last_n);
+    const Part counted = part_of(h, extra_.count_scope, extra_.penalty_last_n);
+    const int64_t begin = repeated.begin < counted.begin ? repeated.begin : counted.begin;
+    const int64_t end = repeated.end > counted.end ? repeated.end : counted.end;
+    for (int64_t i = begin; i < end; ++i) {
+      const bool of_repeated = i >= repeated.begin && i < repeated.end,
+                 of_counted = i >= counted.begin && i < counted.end;
+      if (h.tokens[i] < 0 || !(of_repeated || of_counted)) continue;
+      const int64_t e = edit(h.tokens[i]);
+      if (e < 0) continue;
+      if (of_repeated) s_.edit_flags[e] |= kSeen;
+      s_.counts[e] += of_counted;
+    }
+  }
+
+  template <class Ban>
+  void collect_extra(const Ban& ban) {
+    const History& h = in_.history;
+    const int32_t *sequence = in_.lists + extra_.sequence_bias_begin, *encoder = in_.lists + extra_.encoder_begin;
+    for (int32_t i = 0; i < extra_.sequence_bias_count; ++i) {
+      const int32_t size = *sequence++;
+      bool ends = h.length >= size - 1;
+      for (int32_t j = 0; ends && j < size - 1; ++j) ends = h.tokens[h.length - (size - 1) + j] == sequence[j];
+      const int64_t e = ends ? edit(sequence[size - 1]) : -1;
+      if (e >= 0) {
+        const float before = s_.edit_flags[e] & kSequence ? s_.sequence_bias[e] : 0.0f;
+        s_.sequence_bias[e] = before + bits_to_float(uint32_t(sequence[size]));
+        s_.edit_flags[e] |= kSequence;
+      }
+      sequence += size + 1;
+    }
+    if (extra_.encoder_factor != 1)
+      for (int32_t i = 0; i < extra_.encoder_count; ++i) flag(encoder[i], kEncoder);
+    encoder_ngrams(h, encoder, extra_.encoder_count, extra_.encoder_ngram, ban);
+    if (generated() == 0)
+      for (int32_t i = 0; i < extra_.begin_suppress_count; ++i) ban(in_.lists[extra_.begin_suppress_begin + i]);
+    if (extra_.decay_start >= 0 && generated() > extra_.decay_start)
+      for (int32_t i = 0; i < in_.params->eos_count; ++i) flag(in_.lists[in_.params->eos_begin + i], kEnd);
+    if (extra_.dry_multiplier > 0) collect_dry();
+  }
+
+  void collect_dry() {
+    const Part part = part_of(in_.history, kAll, extra_.dry_last_n);
+    const int32_t *tokens = in_.history.tokens + part.begin, *breakers = in_.lists + extra_.breakers_begin;
+    const int64_t n = part.end - part.begin, limit = since_breaker(tokens, n, breakers, extra_.breakers_count);
+    const auto penalise = [&](int32_t id, int64_t length) {
+      const int32_t* breaker = breakers;
+      for (int32_t i = 0; i < extra_.breakers_count; breaker += breaker[0] + 1, ++i)
+        if (breaker[0] == 1 && breaker[1] == id) return;
+      const int64_t e = edit(id);
+      if (e < 0) return;
+      if (!(s_.edit_flags[e] & kRepeated) || s_.repeated[e] < length) s_.repeated[e] = int32_t(length);
+      s_.edit_flags[e] |= kRepeated;
+    };
+    repeated_endings(tokens, n, extra_.dry_allowed_length, limit, s_.borders, penalise);
+  }
+
+  void apply_extra() {
+    for (int64_t i = 0; i < n_; ++i) {
+      const Edited e{s_.raw[i], s_.bias[i], s_.sequence_bias[i], s_.edit_flags[i], s_.counts[i], s_.repeated[i]};
+      s_.edited[i] = forced_ ? 0.0f : value_of_edited(e, *in_.params, extra_, generated());
+    }
+  }
 
   int64_t words() const { return (in_.vocab + 63) / 64; }
   bool is_masked(int32_t id) const { return s_.masked[id >> 6] >> (id & 63) & 1; }
@@ -167,7 +263,8 @@ class Edits {
   const RowInput& in_;
   Scratch& s_;
   int64_t n_ = 0, table_size_ = 0;
-  bool allowed_only_ = false, cut_ = false;
+  bool allowed_only_ = false, cut_ = false, forced_ = false;
+  ExtraParams extra_{};
 };
 
 PLD_END

@@ -60,6 +60,8 @@ struct Scratch {
   float* bias;             // [vocab]
   int32_t* counts;         // [vocab] how often each was generated,
   int32_t* edit_flags;     // [vocab]
+  float* sequence_bias;    // [vocab] where kSequence is set,
+  int32_t* repeated;       // [vocab] where kRepeated is
   float* group_maxima;     // [vocab / 64]
   uint8_t* special;        // [vocab / kTile] tiles that hold a NaN or an infinity
   uint8_t* touched;        // [vocab / kTile] tiles whose maxima an edit took away

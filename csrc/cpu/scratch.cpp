@@ -52,6 +52,8 @@ struct ThreadScratch {
     memory.allocate(s.bias, n + kPad);
     memory.allocate(s.counts, n + kPad);
     memory.allocate(s.edit_flags, n + kPad);
+    memory.allocate(s.sequence_bias, n + kPad);
+    memory.allocate(s.repeated, n + kPad);
     memory.allocate(s.group_maxima, n / 64);
     memory.allocate(s.special, n / kTile);
     memory.allocate(s.touched, n / kTile);

@@ -38,6 +38,25 @@ HELP = {
     "dynatemp_range": "the temperature goes up and down so far with the entropy; 0 is off",
     "dynatemp_exponent": "above 1 the temperature stays low unless the entropy is large",
     "temperature_last": "let filters see a temperature of 1",
+    "penalty_last_n": "let the penalties look at the last N tokens only; -1 is all",
+    "repetition_scope": "what the repetition penalty looks at: all, generated or prompt",
+    "count_scope": "what presence and frequency penalty look at: all, generated or prompt",
+    "ngram_scope": "where n-grams must not come twice: all or generated",
+    "bad_words_scope": "where bad words are looked for: all or generated",
+    "sequence_bias": "add VALUE to the logit of the last of these where the others came before it (default: none)",
+    "suppress_token_ids": "tokens that must not come (default: none)",
+    "begin_suppress_token_ids": "tokens that must not come first (default: none)",
+    "forced_tokens": "at this place of the text, counted from 0, comes this token (default: none)",
+    "forced_eos": "a text that gets so far ends with its N-th token (default: off)",
+    "exponential_decay_length_penalty": "from START tokens on, make an end more probable by FACTOR each (default: off)",
+    "encoder_ids": "another text, for the next two (default: none)",
+    "encoder_repetition_penalty": "above 1 makes tokens of that text more probable; 1 is off",
+    "encoder_no_repeat_ngram_size": "no N tokens in a row of that text come; 0 is off",
+    "dry_multiplier": "DRY: how much is taken off what would repeat something; 0 is off",
+    "dry_base": "DRY: how fast that grows with the length of the repetition",
+    "dry_allowed_length": "DRY: repetitions of so many tokens may go on at the price of the multiplier",
+    "dry_penalty_last_n": "DRY: look at the last N tokens only; -1 is all",
+    "dry_sequence_breakers": "DRY: repetitions do not reach across these tokens, or sequences of them (default: none)",
     "seed": "the same seed draws the same text; further texts of a prompt take the numbers after it "
     "(default: a new one, which is printed)",
 }
@@ -191,7 +210,13 @@ def _option(name: str, hint: object) -> dict:
     """How a field of SamplingParams is read from the command line: a scalar by its type, anything else as ids."""
     if name == "logit_bias":
         return {"nargs": "+", "action": "extend", "type": _bias_pair, "metavar": "ID=VALUE"}
-    if name == "bad_words_ids":
+    if name == "sequence_bias":
+        return {"nargs": "+", "action": "extend", "type": _sequence_pair, "metavar": "ID,ID=VALUE"}
+    if name == "forced_tokens":
+        return {"nargs": "+", "action": "extend", "type": _forced_pair, "metavar": "PLACE=ID"}
+    if name == "exponential_decay_length_penalty":
+        return {"type": _decay, "metavar": "START,FACTOR"}
+    if name in ("bad_words_ids", "dry_sequence_breakers"):
         return {"nargs": "+", "action": "extend", "type": _id_sequence, "metavar": "ID,ID"}
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     kinds = [kind for kind in (typing.get_args(hint) if union else (hint,)) if kind is not type(None)]
@@ -210,6 +235,30 @@ def _bias_pair(text: str) -> tuple[int, float]:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"got {text!r}; accepted: ID=VALUE, as in 42=-1.5")
+
+
+def _sequence_pair(text: str) -> tuple[tuple[int, ...], float]:
+    ids, _, bias = text.rpartition("=")
+    try:
+        return tuple(int(part) for part in ids.split(",")), float(bias)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}; accepted: ID,ID=VALUE, as in 4,2=-1.5") from None
+
+
+def _forced_pair(text: str) -> tuple[int, int]:
+    place, _, token = text.partition("=")
+    try:
+        return int(place), int(token)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}; accepted: PLACE=ID, as in 0=42") from None
+
+
+def _decay(text: str) -> tuple[int, float]:
+    start, _, factor = text.partition(",")
+    try:
+        return int(start), float(factor)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}; accepted: START,FACTOR, as in 100,1.05") from None
 
 
 def _id_sequence(text: str) -> tuple[int, ...]:

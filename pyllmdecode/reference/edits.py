@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..params import SamplingParams
 from ..tables import BAD_HISTORY_ID, EMPTY_ROW, NAN_LOGITS
+from . import more_edits as more
 from .mass import float32
 
 
@@ -25,7 +26,7 @@ def edit_row(logits: Tensor, params: SamplingParams, history: Tensor, prompt_len
     """Stages 1 to 5 for one row of logits [V] of any float type."""
     vocab_size = len(logits)
     history = history.to(logits.device)
-    generated = history[prompt_length:]
+    new = history[prompt_length:]
     status = 0
 
     raw, had_nan = sanitise(logits)
@@ -34,13 +35,33 @@ def edit_row(logits: Tensor, params: SamplingParams, history: Tensor, prompt_len
         x = logit_bias(x, params.logit_bias)
     if params.allowed_token_ids is not None:
         x = allow_only(x, params.allowed_token_ids)
-    x = repetition_penalty(x, history, params.repetition_penalty)
-    x = frequency_presence(x, generated, params.frequency_penalty, params.presence_penalty)
+    if params.sequence_bias:
+        x = more.sequence_bias(x, history, params.sequence_bias)
+    if params.encoder_ids and params.encoder_repetition_penalty != 1:
+        x = more.encoder_penalty(x, params.encoder_ids, params.encoder_repetition_penalty)
+    last_n = params.penalty_last_n
+    repeated = more.scoped(history, prompt_length, params.repetition_scope, last_n)
+    counted = more.scoped(history, prompt_length, params.count_scope, last_n)
+    x = repetition_penalty(x, repeated, params.repetition_penalty)
+    x = frequency_presence(x, counted, params.frequency_penalty, params.presence_penalty)
+    if params.dry_multiplier:
+        for token, penalty in more.dry_penalties(history, params, vocab_size).items():
+            x[token] = x[token] - float32(penalty, x)
     x, _ = sanitise(x)  # a NaN from inf - inf counts as -inf, without a flag
-    x = ban(x, ngram_bans(history, params.no_repeat_ngram_size, vocab_size))
-    x = ban(x, bad_word_bans(history, params.bad_words_ids or ()))
-    if len(history) - prompt_length < params.min_new_tokens:
+    x = ban(x, ngram_bans(history if params.ngram_scope == "all" else new, params.no_repeat_ngram_size, vocab_size))
+    x = ban(x, bad_word_bans(history if params.bad_words_scope == "all" else new, params.bad_words_ids or ()))
+    x = ban(
+        x, more.encoder_ngram_bans(params.encoder_ids or (), history, params.encoder_no_repeat_ngram_size, vocab_size)
+    )
+    x = ban(x, params.suppress_token_ids or ())
+    if len(new) == 0:
+        x = ban(x, params.begin_suppress_token_ids or ())
+    if len(new) < params.min_new_tokens:
         x = ban(x, params.eos_token_ids or ())
+    if params.exponential_decay_length_penalty:
+        x = more.decay(x, params, len(new))
+    if (only := more.forced(params, len(new))) is not None:
+        x = allow_only(torch.zeros_like(x), only)
 
     if had_nan:
         status |= NAN_LOGITS

@@ -45,6 +45,25 @@ OPTIONS = {
     "dynatemp_range": (["0.5"], 0.5),
     "dynatemp_exponent": (["2"], 2.0),
     "temperature_last": ([], True),
+    "penalty_last_n": (["64"], 64),
+    "repetition_scope": (["generated"], "generated"),
+    "count_scope": (["all"], "all"),
+    "ngram_scope": (["generated"], "generated"),
+    "bad_words_scope": (["generated"], "generated"),
+    "sequence_bias": (["1,2=-3", "4=0.5"], {(1, 2): -3.0, (4,): 0.5}),
+    "suppress_token_ids": (["6"], (6,)),
+    "begin_suppress_token_ids": (["7", "8"], (7, 8)),
+    "forced_tokens": (["0=2", "3=1"], {0: 2, 3: 1}),
+    "forced_eos": (["50"], 50),
+    "exponential_decay_length_penalty": (["5,1.5"], (5, 1.5)),
+    "encoder_ids": (["1", "2"], (1, 2)),
+    "encoder_repetition_penalty": (["1.25"], 1.25),
+    "encoder_no_repeat_ngram_size": (["4"], 4),
+    "dry_multiplier": (["0.8"], 0.8),
+    "dry_base": (["1.5"], 1.5),
+    "dry_allowed_length": (["3"], 3),
+    "dry_penalty_last_n": (["100"], 100),
+    "dry_sequence_breakers": (["1,2", "3"], [(1, 2), 3]),
 }
 
 
@@ -97,8 +116,10 @@ def test_every_field_is_an_option(monkeypatch, folder):
     assert set(OPTIONS) == set(FIELDS)
     assert parsed(monkeypatch, folder) == pld.SamplingParams()
     for field, (arguments, value) in OPTIONS.items():
-        params = parsed(monkeypatch, folder, option(field), *arguments)
-        assert params == pld.SamplingParams(**{field: value})
+        needed = {"eos_token_ids": (9,)} if field in ("forced_eos", "exponential_decay_length_penalty") else {}
+        more = ["--eos-token-ids", "9"] if needed else []
+        params = parsed(monkeypatch, folder, option(field), *arguments, *more)
+        assert params == pld.SamplingParams(**{field: value} | needed)
     together = [text for field, (arguments, _) in OPTIONS.items() for text in (option(field), *arguments)]
     expected = pld.SamplingParams(**{field: value for field, (_, value) in OPTIONS.items()})
     assert parsed(monkeypatch, folder, *together) == expected

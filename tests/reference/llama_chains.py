@@ -77,7 +77,8 @@ def answers() -> np.ndarray:
     """float32 [cases, rows, V], from llama-cpp-python; ImportError where there is none."""
     from llama_cpp import llama_cpp as lib
 
-    lib.llama_log_set(lib.llama_log_callback(lambda *_: None), ctypes.c_void_p(0))
+    silent = lib.llama_log_callback(lambda *_: None)
+    lib.llama_log_set(silent, ctypes.c_void_p(0))
     return np.stack([np.stack([apply(lib, chain(lib, case), row) for row in rows()]) for case in CASES])
 
 
