@@ -22,11 +22,9 @@ KINDS = {"corpus": "of the text", "own": "the model's own", "random": "random to
 
 def run(args: argparse.Namespace) -> int:
     """Writes study.json and pictures into a folder and prints a table; the exit status. ValueError: bad arguments."""
-    for name in ("sentences", "max_length"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"{name}: got {getattr(args, name)}; accepted: an integer of at least 1")
-    if args.max_length < 3 * LONGEST:
-        raise ValueError(f"max_length: got {args.max_length}; accepted: an integer of at least {3 * LONGEST}")
+    for name, least in (("sentences", 1), ("max_length", 8 * SHORTEST)):
+        if getattr(args, name) < least:
+            raise ValueError(f"{name}: got {getattr(args, name)}; accepted: an integer of at least {least}")
     texts = SENTENCES if args.text is None else list(split_sentences(Path(args.text).read_text(encoding="utf-8")))
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -56,9 +54,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _sentences(model, tokenizer, texts, args) -> dict[str, list[list[int]]]:
     ids = [tokenizer(" " + text, add_special_tokens=False)["input_ids"] for text in texts]
-    fitting = [list(one) for one in ids if SHORTEST <= len(one) <= LONGEST]
+    longest = min(LONGEST, args.max_length // 4)
+    fitting = [list(one) for one in ids if SHORTEST <= len(one) <= longest]
     if not fitting:
-        raise ValueError(f"text: got no sentence of {SHORTEST} to {LONGEST} tokens; accepted: at least one")
+        raise ValueError(f"text: got no sentence of {SHORTEST} to {longest} tokens; accepted: at least one")
     random.Random(args.seed).shuffle(fitting)
     chosen = fitting[: args.sentences]
     lengths = [len(one) for one in chosen]
