@@ -17,6 +17,11 @@ def outputs(formula: reading.Formula, source: Source, rows: Tensor | None) -> tu
 def counted(formula: reading.Formula, source: Source, counts: Tensor, reduction: str) -> tuple[Tensor, ...]:
     """Each output, at the rows that `counts` (bool, of the logits' first dimensions), reduced over these."""
     rows = None if bool(counts.all()) else counts.reshape(-1).nonzero()[:, 0]
+    if source.logits is None and reduction != "none":
+        count = counts.numel() if rows is None else len(rows)
+        given = source.hidden, source.weight, source.bias, rows, source.shard
+        (total,) = reading.of_linear(formula, *given, summed=True)
+        return (total / (max(count, 1) if reduction == "mean" else 1),)
     return tuple(reduced(out, rows, counts, reduction) for out in outputs(formula, source, rows))
 
 

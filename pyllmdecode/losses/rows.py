@@ -3,8 +3,9 @@
 A loss is a formula over what `statistics.Row` says of each row: four small things. So none needs a tensor of the
 logits' size beside the logits and their gradient, and none writes its own derivative of a softmax: autograd derives the
 formula for some rows, `statistics` carries that on to the logits. With `linear`, the logits themselves exist for some
-rows at a time only; they are made again in the backward pass, from hidden states and the weight, which costs one of
-four multiplications. (The idea of Liger-Kernel, arXiv 2410.10989, and of Cut Cross-Entropy, arXiv 2411.09009.)
+rows at a time only: of a sum, forward and backward are computed together; otherwise they are made again in the backward
+pass, from hidden states and the weight, which costs one of four multiplications. (The idea of Liger-Kernel, arXiv
+2410.10989, and of Cut Cross-Entropy, arXiv 2411.09009.)
 """
 
 import dataclasses
@@ -54,15 +55,22 @@ def of_logits(formula: Formula, logits: Tensor, rows: Tensor | None, shard: Shar
 
 
 def of_linear(
-    formula: Formula, hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, shard: Shard | None
-) -> Outputs:
-    """The same of the logits hidden @ weight.T + bias. hidden: [..., D]; weight: [V, D]; bias: [V]."""
+    formula: Formula, hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, shard: Shard | None,
+    *, summed: bool = False,
+) -> Outputs:  # fmt: skip
+    """The same of the logits hidden @ weight.T + bias. hidden: [..., D]; weight: [V, D]; bias: [V].
+
+    summed: the sum of the formula's one output instead, for which the logits are made once, not twice.
+    """
     kind = hidden.device.type
     if torch.is_autocast_enabled(kind):  # as torch.nn.Linear does
         lower = torch.get_autocast_dtype(kind)
         hidden, weight = hidden.to(lower), weight.to(lower)
         bias = bias if bias is None else bias.to(lower)
+    hidden = hidden.reshape(-1, hidden.shape[-1])
     with torch.autocast(kind, enabled=False):
+        if summed:
+            return (_SumOfLinear.apply(hidden, weight, bias, formula, rows, shard),)
         return _OfLinear.apply(hidden, weight, bias, formula, rows, shard)
 
 
@@ -176,15 +184,42 @@ def _take(logits: Tensor, rows: Tensor) -> Tensor:
     return logits[rows // logits.shape[1], rows % logits.shape[1]]
 
 
+class _Sums:
+    """Derivatives by hidden states [N, D], weight and bias, summed up over some rows at a time."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted):
+        self.tensors = hidden, weight, bias
+        kind = {"dtype": statistics.computed(weight.dtype), "device": weight.device}  # of many rows: not in half types
+        self.of_hidden = torch.zeros_like(hidden) if wanted[0] else None
+        self.of_weight = torch.zeros(weight.shape, **kind) if wanted[1] else None
+        self.of_bias = torch.zeros(bias.shape, **kind) if bias is not None and wanted[2] else None
+
+    def add(self, h: Tensor, rows: Tensor, made: Tensor) -> None:
+        """made: [R, V], the derivative by the logits of these rows, of the hidden states' type."""
+        if self.of_bias is not None:
+            self.of_bias += made.sum(0, dtype=self.of_bias.dtype)
+        if self.of_hidden is not None:
+            self.of_hidden[rows] = made @ self.tensors[1]
+        if self.of_weight is not None and self.of_weight.dtype == h.dtype:
+            self.of_weight.addmm_(made.T, h)
+        elif self.of_weight is not None:
+            self.of_weight += made.T @ h
+
+    def done(self, shard: Shard | None) -> tuple[Tensor | None, ...]:
+        if shard is not None and self.of_hidden is not None:
+            shard.add(self.of_hidden)
+        found = self.of_hidden, self.of_weight, self.of_bias
+        return tuple(None if one is None else one.to(given.dtype) for one, given in zip(found, self.tensors))
+
+
 class _OfLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, formula, rows, shard):
-        flat = hidden.reshape(-1, hidden.shape[-1])
         dtype = statistics.computed(hidden.dtype)
-        parts = _parts(len(flat), len(weight), MADE_BYTES, rows, hidden.device, shard)
+        parts = _parts(len(hidden), len(weight), MADE_BYTES, rows, hidden.device, shard)
 
         def forward(some):
-            return _forward(formula, _product(flat[some], weight, bias), some, shard)
+            return _forward(formula, _product(hidden[some], weight, bias), some, shard)
 
         outputs, known = _collect(parts, forward, dtype, hidden.device, formula)
         ctx.save_for_backward(hidden, weight, bias, *known)
@@ -196,33 +231,41 @@ class _OfLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *grads):
         hidden, weight, bias, *known = ctx.saved_tensors
-        flat = hidden.reshape(-1, hidden.shape[-1])
-        for_hidden, for_weight, for_bias, *_ = ctx.needs_input_grad
-        sums = {"dtype": statistics.computed(weight.dtype), "device": weight.device}  # of many rows: not in half types
-        of_hidden = torch.zeros_like(flat) if for_hidden else None
-        of_weight = torch.zeros(weight.shape, **sums) if for_weight else None
-        of_bias = torch.zeros(bias.shape, **sums) if for_bias else None
-        for place, rows in _parts(len(flat), len(weight), MADE_BYTES, ctx.rows, hidden.device, ctx.shard):
+        sums = _Sums(hidden, weight, bias, ctx.needs_input_grad)
+        for place, rows in _parts(len(hidden), len(weight), MADE_BYTES, ctx.rows, hidden.device, ctx.shard):
             some = [None if grad is None else grad[place] for grad in grads]
-            h = flat[rows]
-            told = [one[place] for one in known]
+            h, told = hidden[rows], [one[place] for one in known]
             logits = _product(h, weight, bias)
-            made = _gradient(ctx.formula, logits, rows, ctx.shard, told, some, logits)
-            if for_bias:
-                of_bias += made.sum(0, dtype=of_bias.dtype)
-            if for_hidden:
-                of_hidden[rows] = made @ weight
-            if for_weight and of_weight.dtype == h.dtype:
-                of_weight.addmm_(made.T, h)
-            elif for_weight:
-                of_weight += made.T @ h
-        if for_hidden:
-            of_hidden = of_hidden.view(hidden.shape)
-            if ctx.shard is not None:
-                ctx.shard.add(of_hidden)
-        of_weight = of_weight.to(weight.dtype) if for_weight else None
-        of_bias = of_bias.to(bias.dtype) if for_bias else None
-        return of_hidden, of_weight, of_bias, None, None, None
+            sums.add(h, rows, _gradient(ctx.formula, logits, rows, ctx.shard, told, some, logits))
+        return *sums.done(ctx.shard), None, None, None
+
+
+class _SumOfLinear(torch.autograd.Function):
+    """The sum of a formula's one output: what it is multiplied with later is one number, so that its derivatives can be
+    taken at once, while the logits are there.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, formula, rows, shard):
+        dtype = statistics.computed(hidden.dtype)
+        total = torch.zeros((), dtype=dtype, device=hidden.device)
+        sums = _Sums(hidden, weight, bias, ctx.needs_input_grad)
+        for _, some in _parts(len(hidden), len(weight), MADE_BYTES, rows, hidden.device, shard):
+            h = hidden[some]
+            logits = _product(h, weight, bias)
+            (losses,), known = _forward(formula, logits, some, shard)
+            total += losses.sum()
+            if any(ctx.needs_input_grad):
+                one = torch.ones_like(losses)
+                sums.add(h, some, _gradient(formula, logits, some, shard, known, [one], logits))
+        ctx.save_for_backward(*sums.done(shard))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        made = [None if one is None else one * grad.to(one.dtype) for one in ctx.saved_tensors]
+        return *made, None, None, None
 
 
 def _product(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
