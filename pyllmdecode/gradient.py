@@ -17,9 +17,7 @@ def of_scores(
     A score is (x + bias, times or divided by the repetition penalty, minus other penalties) / temperature, or for a
     greedy row its one token undivided.
     """
-    for row, one in enumerate(params):
-        if one.dynatemp_range:
-            raise ValueError(f"row {row}: dynatemp_range: got {one.dynatemp_range}; accepted with gradients: 0")
+    check(params)
     result = torch.where(scores > -torch.inf, grad, 0.0)
     flat, (places, factors) = result.view(-1), of_penalties(logits, params, history)
     flat[places] *= factors
@@ -27,6 +25,15 @@ def of_scores(
     if any(divisor != 1.0 for divisor in divisors):
         result /= torch.tensor(divisors, dtype=result.dtype, device=result.device)[:, None]
     return result.to(logits.dtype)
+
+
+def check(params: Sequence[SamplingParams]) -> None:
+    """ValueError for parameters whose derivative is not known here: they multiply what others leave alone."""
+    for row, one in enumerate(params):
+        for name in _UNKNOWN if one.repetition_penalty == 1.0 else (*_UNKNOWN, *_OF_PENALTY):
+            value, accepted = getattr(one, name), _OFF[name]
+            if value != accepted:
+                raise ValueError(f"row {row}: {name}: got {value!r}; accepted with gradients: {accepted!r}")
 
 
 def of_penalties(logits: Tensor, params: Sequence[SamplingParams], history: History) -> tuple[Tensor, Tensor]:
@@ -45,3 +52,8 @@ def of_penalties(logits: Tensor, params: Sequence[SamplingParams], history: Hist
             places.append(seen + row * vocab)
             factors.append(torch.where(x < 0, one.repetition_penalty, 1.0 / one.repetition_penalty).to(torch.float32))
     return torch.cat(places), torch.cat(factors)
+
+
+_UNKNOWN = ("dynatemp_range", "encoder_repetition_penalty", "exponential_decay_length_penalty")
+_OF_PENALTY = ("repetition_scope", "penalty_last_n")
+_OFF = {name: getattr(SamplingParams(), name) for name in (*_UNKNOWN, *_OF_PENALTY)}

@@ -13,9 +13,10 @@ from ..params import FLOAT32_MAX, LOG2_E, SamplingParams
 from . import rows as reading
 from .rows import Formula
 
-# What changes logits before any filter.
-_EDITS = ("repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram_size", "logit_bias")
-_EDITS += ("allowed_token_ids", "bad_words_ids", "min_new_tokens", "eos_token_ids")
+# What does not change a logit, but at most drops it; all other fields are edits.
+_FILTERS = ("temperature", "top_k", "top_p", "min_p", "top_n_sigma", "min_k", "p_less", "top_h", "epsilon_cutoff")
+_FILTERS += ("eta_cutoff", "typical_p", "xtc_probability", "xtc_threshold", "min_tokens_to_keep", "dynatemp_range")
+_FILTERS += ("dynatemp_exponent", "temperature_last", "logprobs", "top_logprobs", "seed")
 
 
 def inverse(temperatures: Tensor) -> Tensor:
@@ -40,19 +41,20 @@ class Processed(Formula):
             raise ValueError("group: got one with params; accepted: kept_ids or a bitmask, as filters need all tokens")
         batch = len(ids)
         self.ids, self.backend = ids, backend
-        for row, one in enumerate(inputs.check_params(params, batch, source.vocab)):
-            _check(row, one)
-        self.params = [_asking_nothing(one) for one in inputs.check_params(params, batch, source.vocab)]
+        checked = inputs.check_params(params, batch, source.vocab)
+        _check(checked, source)
+        self.params = [_asking_nothing(one) for one in checked]
         known = inputs.check_history(histories, batch, source.device)
         prompts = inputs.check_prompt_lengths(prompt_lengths, known, batch)
         self.histories, lengths = inputs.history_rows(known, batch)
         self.prompts = np.array(lengths if prompts is None else prompts, np.int64)
-        edits = {one: SamplingParams(**{name: getattr(one, name) for name in _EDITS}) for one in set(self.params)}
+        edits = {one: replace(one, **_UNFILTERED) for one in set(self.params)}
         self.unfiltered = [edits[one] for one in self.params]
         self.edits = any(one != SamplingParams() for one in edits.values())
         self.filters = any(one != _plain(one) for one in edits)
-        self.temperatures = torch.tensor([one.temperature or 1.0 for one in self.params], dtype=torch.float64)
-        self.scales = inverse(self.temperatures).float().to(source.device)
+        self.dynamic = any(one.dynatemp_range for one in edits)  # what the step divides by, only it knows
+        temperatures = torch.tensor([one.temperature or 1.0 for one in self.params], dtype=torch.float64)
+        self.scales = inverse(temperatures).float().to(source.device)
         self.apart = torch.zeros(batch, dtype=torch.bool)  # rows whose values are from before the division
 
     def listed(self, source) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -100,7 +102,7 @@ class Processed(Formula):
         scores = self._scores(logits, rows, self.params)
         token = scores.gather(1, self.ids[rows][:, None])[:, 0]
         large = (scores.amax(1).abs() > _ROUNDED) | ((token < -_ROUNDED) & (token > -torch.inf))
-        self.apart[rows.cpu()] |= bool(large.any())
+        self.apart[rows.cpu()] |= bool(large.any()) and not self.dynamic
         if not self._is_apart(rows):
             return scores, None
         x = self._scores(logits, rows, self.unfiltered) if self.edits else _finite(logits.float(), keep=logits)
@@ -151,13 +153,13 @@ def _asking_nothing(one: SamplingParams) -> SamplingParams:
     return replace(one, logprobs=None, top_logprobs=0) if are_asked(one) else one
 
 
-def _check(row: int, one: SamplingParams) -> None:
-    if one.dynatemp_range:
-        accepted = "0, as the derivative of a temperature is not offered"
-        raise ValueError(f"row {row}: dynatemp_range: got {one.dynatemp_range}; accepted: {accepted}")
-    if one.xtc_probability and one.seed is None:
-        accepted = "the seed that was drawn with, or a recorded kept set"
-        raise ValueError(f"row {row}: xtc_probability: got {one.xtc_probability} without a seed; accepted: {accepted}")
+def _check(params, source) -> None:
+    if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in source[:4]):
+        gradient.check(params)
+    for row, one in enumerate(params):
+        if one.xtc_probability and one.seed is None:
+            got, accepted = one.xtc_probability, "the seed that was drawn with, or a recorded kept set"
+            raise ValueError(f"row {row}: xtc_probability: got {got} without a seed; accepted: {accepted}")
 
 
 def _plain(one: SamplingParams) -> SamplingParams | None:
@@ -175,4 +177,5 @@ def _finite(x: Tensor, keep: Tensor | None = None) -> Tensor:
     return torch.where(endless, torch.where(x == torch.inf, 0.0, -torch.inf), x)
 
 
+_UNFILTERED = {name: getattr(SamplingParams(), name) for name in _FILTERS}
 _ROUNDED = 64.0  # up to here float32 is exact to 2e-6

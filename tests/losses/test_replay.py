@@ -9,7 +9,7 @@ from test_fields import EXAMPLES, HISTORY, LOGITS, PROMPT_LENGTH
 
 import pyllmdecode as pld
 from pyllmdecode import SamplingParams
-from pyllmdecode.losses import linear_replay_logprobs, replay_logprobs
+from pyllmdecode.losses import linear_replay_logprobs, processed, replay_logprobs
 from pyllmdecode.losses.processed import Processed
 
 V = 400
@@ -156,17 +156,24 @@ def test_ratio_of_policies_is_unbiased():
     assert abs((raw - out.logprobs).exp().mean() - 1) > 0.1
 
 
+WITHOUT_GRADIENT = {"dynatemp_range", "dynatemp_exponent", "penalty_last_n", "repetition_scope", "encoder_ids"}
+WITHOUT_GRADIENT |= {"encoder_repetition_penalty", "exponential_decay_length_penalty"}
+
+
 @pytest.mark.parametrize("field", sorted(EXAMPLES))
-@pytest.mark.parametrize("few", [True, False], ids=["listed", "in rows"])
-def test_every_field(field, few, monkeypatch):
+@pytest.mark.parametrize("way", ["listed", "in rows", "before division"])
+def test_every_field(field, way, monkeypatch):
     """Of all kept tokens, by what a step would say of them, and the gradient by differences of that."""
-    if not few:
+    if way != "listed":
         monkeypatch.setattr(Processed, "listed", lambda *_: None)
+    if way == "before division":
+        monkeypatch.setattr(processed, "_ROUNDED", -1.0)
     value, others = EXAMPLES[field]
     others = {"seed": 1} | others
-    if field.startswith("dynatemp"):
-        with pytest.raises(ValueError, match="row 0: dynatemp_range: got 0.5"):
-            replay_logprobs(LOGITS, torch.tensor([1]), params=SamplingParams(**others | {field: value}))
+    if field in WITHOUT_GRADIENT:
+        with pytest.raises(ValueError, match="row 0: .*accepted with gradients:"):
+            given = {"params": SamplingParams(**others | {field: value}), "histories": [HISTORY]}
+            replay_logprobs(LOGITS.clone().requires_grad_(), torch.tensor([1]), **given)
         return
     params = SamplingParams(**others | {field: value})
     given = {"prompt_lengths": [PROMPT_LENGTH]}
