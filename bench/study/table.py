@@ -1,4 +1,4 @@
-"""The tables of docs/study.md from the file that `python -m bench.study` wrote: python -m bench.study.table FILE.json"""
+"""The tables of docs/study.md, of what `python -m bench.study` wrote: python -m bench.study.table FILE.json"""
 
 import json
 import sys

@@ -8,7 +8,9 @@ from pyllmdecode.losses import statistics
 
 @pytest.fixture(params=["torch", "triton"])
 def read_by(request, monkeypatch):
-    if request.param == "triton":
+    if request.param == "torch":
+        monkeypatch.setattr(statistics, "served_by_triton", lambda x: False)
+    else:
         if not backends()["triton"]:
             pytest.skip(f"triton: {backends()['triton'].reason}")
         from pyllmdecode.losses import statistics_triton

@@ -103,7 +103,7 @@ class Case:
         return self.name
 
 
-def batch(name, batch, length, vocab, seed, **options) -> Case:
+def batch(name, batch, length, vocab, seed, device="cpu", **options) -> Case:
     """A loss of random data, in which tokens repeat and some are ignored."""
     draw = random.Random(f"{name} {batch} {length} {vocab} {seed}")
     kinds = min(vocab, draw.choice([2, 5, vocab]))
@@ -125,6 +125,7 @@ def batch(name, batch, length, vocab, seed, **options) -> Case:
             for i in range(first + size, end[b]):
                 ids[b, i] = ids[b, i - size]
         given = ids, torch.tensor(sizes), torch.tensor(prefixes)
+    given = tuple(one.to(device) for one in given)
     of_logits, of_linear = getattr(losses, name), getattr(losses, f"linear_{name}")
     return Case(
         name,

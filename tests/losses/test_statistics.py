@@ -81,14 +81,16 @@ def test_rows(read_by, vocab, dtype, scaled):
 def test_losses(read_by, name, options):
     """Whole losses, in half precision and with rows that do not count."""
     for seed in (1, 3):
-        case = batch(name, 2, 7, 150, seed, **options)
-        logits = torch.randn(2, 7, 150, generator=torch.Generator().manual_seed(seed)).bfloat16().requires_grad_()
+        case = batch(name, 2, 7, 150, seed, DEVICE, **options)
+        logits = (
+            torch.randn(2, 7, 150, generator=torch.Generator().manual_seed(seed)).to(DEVICE).bfloat16().requires_grad_()
+        )
         exact = logits.detach().double().requires_grad_()
         found, expected = case.of_logits(logits), case.of_logits(exact)
         assert torch.allclose(found.double(), expected, rtol=1e-5)
         wanted = torch.autograd.grad(expected, exact)[0]
         assert torch.allclose(torch.autograd.grad(found, logits)[0].double(), wanted, rtol=0.01, atol=1e-6)
-        hidden, weight = torch.randn(2, 7, 4).requires_grad_(), torch.randn(150, 4).requires_grad_()
+        hidden, weight = (torch.randn(*shape).to(DEVICE).requires_grad_() for shape in ((2, 7, 4), (150, 4)))
         pairs = [
             torch.autograd.grad(one, (hidden, weight))
             for one in (case.of_linear(hidden, weight), case.of_logits(hidden @ weight.T))
@@ -97,8 +99,8 @@ def test_losses(read_by, name, options):
 
 
 def test_replay(read_by):
-    logits = torch.randn(5, 150, generator=torch.Generator().manual_seed(3)).requires_grad_()
-    kept = torch.rand(5, 150, generator=torch.Generator().manual_seed(4)) < 0.3
+    logits = torch.randn(5, 150, generator=torch.Generator().manual_seed(3)).to(DEVICE).requires_grad_()
+    kept = (torch.rand(5, 150, generator=torch.Generator().manual_seed(4)) < 0.3).to(DEVICE)
     tokens = kept.int().argmax(1)
     expected = (logits / 0.7).masked_fill(~kept, -INF).log_softmax(1).gather(1, tokens[:, None])[:, 0]
     found = replay_logprobs(logits, tokens, bitmask=kept, temperature=0.7)
