@@ -6,8 +6,9 @@
 //   spread(scale)      of all tokens in focus: distances below the maximum in integers
 //   sums<kWhat>()      of what is in focus: count, mass, and what else is asked for
 //   largest(n, &x)     the n largest values in focus, falling; -> how many there are
-//   nearest(mean, rule, from)  the values in focus whose exponents are nearest to the mean and enough for the rule
+//   nearest(mean, rule, near, far)  the values in focus whose exponents are nearest to the mean and enough for the rule
 //   lowest_from(t)     smallest x >= t in focus; +inf if there is none
+//   count_from(t)      how many x >= t there are in focus
 //   cut(high)          drop x > high for good
 //   top()              largest x in focus
 //   rescale(scale)     masses from now on: relative to the largest x in focus, with another scale
@@ -56,7 +57,7 @@ template <class Row>
 PLD_HD float min_k(Row& row, double tau, double temperature) {
   const float lowest = row.lowest();
   const float* x;
-  for (int64_t n = 256;; n = row.vocab()) {  // twice at most: drops further on are too small almost always
+  for (int64_t n = 256;; n = n == 256 ? 8192 : row.vocab()) {  // drops further on are too small almost always
     const int64_t found = row.largest(n, x);
     if (found < 2 || x[0] == infinity()) return x[0];
     float steepest = -1;
@@ -107,9 +108,10 @@ PLD_HD void typical_p(Row& row, float& low, const ExtraParams& extra) {
   const Sums s = row.template sums<kSurprises>();
   const float mean = float(-mean_surprise(s));
   const Typical rule{{s.mass, extra.typical_p}, extra.keep};
-  // All that is nearer than the largest token, or than where what is below has too little mass to matter.
+  // All that is nearer than the largest token is enough most of the time; else go down to where what is below has too
+  // little mass to matter.
   const float safe = rule.share.safe_exponent(row.vocab()), mirror = 2 * mean - 1;
-  const Ends kept = row.nearest(mean, rule, safe < mirror ? safe : mirror);
+  const Ends kept = row.nearest(mean, rule, mirror, safe < mirror ? safe : mirror);
   if (kept.low > low) row.focus(low = kept.low);
   if (kept.high < row.top()) row.cut(kept.high);
 }
@@ -120,7 +122,7 @@ PLD_HD void xtc(Row& row, const ExtraParams& extra, const RowParams& params) {
   const float bound = float(add_rn(extra.xtc_log2, log_total(s)));
   if (bound > 0) return;
   const float high = row.lowest_from(lowest_with_exponent(bound, row.last_maximum(), params.scale));
-  if (high < row.top() && s.count - row.above(value_of(key_of(high) + 1)).count >= extra.keep) row.cut(high);
+  if (high < row.top() && s.count - row.count_from(next_above(high)) >= extra.keep) row.cut(high);
 }
 
 template <class Row>

@@ -59,31 +59,15 @@ void repeated_endings(const int32_t* tokens, int64_t n, int64_t allowed, int64_t
   for (int64_t j = 0; j < size; ++j)
     if (tokens[n - 1 - j] < 0) return;
   int64_t work = 8 * n;  // comparisons; more, and the Z function below takes over, which is linear whatever comes
-  const auto extend = [&](int64_t end) {
+  each_occurrence(tokens, n, tokens + n - size, size, [&](int64_t end) {
+    if (work <= 0) return;
     int64_t same = size;
     while (same < limit && end - same >= 0 && tokens[end - same] == tokens[n - 1 - same] && tokens[end - same] >= 0)
       ++same;
     work -= same;
     if (same >= allowed && tokens[end + 1] >= 0) penalise(tokens[end + 1], same);
-  };
-  int64_t end = size - 1;  // where an earlier occurrence ends
-  for (; end + kLanes <= n - 1 && work > 0; end += kLanes) {
-    Ints same = all_ints(-1);
-    for (int64_t j = 0; j < size; ++j) {
-      Ints v;
-      std::memcpy(&v, tokens + end - j, sizeof(v));
-      same &= v == tokens[n - 1 - j];
-    }
-    for (Lanes lanes = bits_of(same); lanes; lanes &= lanes - 1) extend(end + __builtin_ctz(lanes));
-  }
-  if (work > 0) {
-    for (; end < n - 1; ++end) {
-      int64_t same = 0;
-      while (same < size && tokens[end - same] == tokens[n - 1 - same]) ++same;
-      if (same == size) extend(end);
-    }
-    return;
-  }
+  });
+  if (work > 0) return;
   const auto back = [&](int64_t j) { return tokens[n - 1 - j] < 0 ? int32_t(-1 - j) : tokens[n - 1 - j]; };
   for (int64_t k = 1, left = 0, right = 0; k < n; ++k) {
     int64_t same = k < right ? (z[k - left] < right - k ? z[k - left] : right - k) : 0;

@@ -158,7 +158,14 @@ class Edits {
   void collect_dry() {
     const Part part = part_of(in_.history, kAll, extra_.dry_last_n);
     const int32_t *tokens = in_.history.tokens + part.begin, *breakers = in_.lists + extra_.breakers_begin;
-    const int64_t n = part.end - part.begin, limit = since_breaker(tokens, n, breakers, extra_.breakers_count);
+    // Beyond so many tokens the power is what it is at most, and it does not matter where a breaker stands.
+    const int64_t n = part.end - part.begin, most = extra_.dry_allowed_length + largest_exponent(extra_.dry_base);
+    int64_t near = most, limit = most;
+    for (int32_t i = 0, at = 0; i < extra_.breakers_count; at += breakers[at] + 1, ++i)
+      near = most + breakers[at] > near ? most + breakers[at] : near;
+    near = near < n ? near : n;
+    const int64_t since = since_breaker(tokens + n - near, near, breakers, extra_.breakers_count);
+    limit = since < most ? since : most;
     const auto penalise = [&](int32_t id, int64_t length) {
       const int32_t* breaker = breakers;
       for (int32_t i = 0; i < extra_.breakers_count; breaker += breaker[0] + 1, ++i)

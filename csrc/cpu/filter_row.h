@@ -25,7 +25,35 @@ class FilterRow : public Row<T> {
     return low;
   }
 
-  float lowest_from(float t) { return settle(), lowest_of(t); }
+  float lowest_from(float t) {
+    if (focused_) return settle(), lowest_of(t);
+    Floats least = all(infinity());
+    float low = infinity();
+    for (int64_t tile = 0; tile < tiles_.size(); ++tile) {
+      if (!tiles_.reaches(tile, t)) continue;
+      for (int64_t i = 0; i < kTile; i += kLanes) {
+        const Floats x = tiles_.load_masked(tile, i);
+        least = (x >= all(t)) & (x < least) ? x : least;
+      }
+    }
+    for (int64_t e = 0; e < this->edited(); ++e) {
+      const float x = edits_->values()[e];
+      low = x >= t && x < low ? x : low;
+    }
+    return smallest(least) < low ? smallest(least) : low;
+  }
+
+  int64_t count_from(float t) {
+    if (focused_) return settle(), Bracket(s_.values, nullptr, candidates_).above(t > low_ ? t : low_).count;
+    int64_t count = 0;
+    for (int64_t tile = 0; tile < tiles_.size(); ++tile) {
+      if (!tiles_.reaches(tile, t)) continue;
+      for (int64_t i = 0; i < kTile; i += kLanes)
+        count += __builtin_popcount(at_least(tiles_.load_masked(tile, i), all(t)));
+    }
+    for (int64_t e = 0; e < this->edited(); ++e) count += edits_->values()[e] >= t;
+    return count;
+  }
 
   Spread spread(float scale) {
     Spread s{};
@@ -59,30 +87,34 @@ class FilterRow : public Row<T> {
     return found;
   }
 
-  // Of values from `from` on, or of all where those are not enough.
-  Ends nearest(float mean, const Typical& rule, float from) {
-    const float low = low_, t = lowest_with_exponent(from, of_.maximum, of_.scale);
-    if (!focused_ || head_.count || candidates_low_ < t) this->collect(t > low ? t : low);
-    Stats all_of_them = this->total();
-    if (!rule.enough(all_of_them)) this->collect(low), all_of_them = this->total();
+  // Of exponents from `near` on, or from `far` on, or of all where those are not enough.
+  Ends nearest(float mean, const Typical& rule, float near, float far) {
+    const float low = low_;
+    const auto collect_from = [&](float y) {
+      const float t = lowest_with_exponent(y, of_.maximum, of_.scale);
+      if (!focused_ || head_.count || candidates_low_ != t) this->collect(t > low ? t : low);
+      return rule.enough(this->total());
+    };
+    if (!collect_from(near) && !collect_from(far)) this->collect(low);
     weigh();
-    float farthest = 0;
-    for (int64_t c = 0; c < candidates_; ++c) {
-      s_.bracket[c] = s_.values[c] >= low_ ? -distance_of(s_.values[c], mean) : -infinity();
-      if (s_.bracket[c] < farthest) farthest = s_.bracket[c];
+    Floats farthest = all(0.0f);
+    for (int64_t c = 0; c < candidates_; c += kLanes) {
+      const Floats v = -distances(c, mean);
+      farthest = v < farthest ? v : farthest;
+      store(s_.bracket + c, v);
     }
     std::memcpy(s_.bracket_mass, s_.value_mass, candidates_ * sizeof(uint64_t));
     Bracket bracket(s_.bracket, s_.bracket_mass, candidates_);
-    const float distance = -search(bracket, farthest, 0.0f, rule);
-    Ends ends{infinity(), -infinity()};
-    for (int64_t c = 0; c < candidates_; ++c) {
-      const float x = s_.values[c];
-      const bool inside = x >= low_ && distance_of(x, mean) <= distance;
-      if (inside && x < ends.low) ends.low = x;
-      if (inside && x > ends.high) ends.high = x;
+    const float distance = -search(bracket, smallest(farthest), 0.0f, rule);
+    Floats lowest = all(infinity()), highest = all(-infinity());
+    for (int64_t c = 0; c < candidates_; c += kLanes) {
+      const Floats x = load(s_.values + c);
+      const Ints inside = (distances(c, mean) <= all(distance)) & (x >= all(low_)) & places_below(candidates_ - c);
+      lowest = inside & (x < lowest) ? x : lowest;
+      highest = inside & (x > highest) ? x : highest;
     }
     this->settled_ = true;
-    return ends;
+    return {smallest(lowest), this->largest_lane(highest)};
   }
 
   // Masks what is above, so that all passes read it as -inf.
@@ -92,8 +124,7 @@ class FilterRow : public Row<T> {
       if (tiles_.reaches(tile, t)) tiles_.mask_from(tile, t);
     edits_->cut(high);
     top_ = high;
-    this->collect(low_);
-    this->settled_ = true;
+    if (focused_) this->collect(low_), this->settled_ = true;
   }
 
   float top() const { return top_ < of_.maximum ? top_ : of_.maximum; }
@@ -120,9 +151,18 @@ class FilterRow : public Row<T> {
     if (!focused_ || head_.count) this->collect(low_);
   }
 
-  float distance_of(float x, float mean) const {
-    const float v = exponent_of(x, of_.maximum, of_.scale) - mean;
-    return v != v ? infinity() : v < 0 ? -v : v;
+  static float largest_lane(Floats x) { return pld::PLD_ISA::largest(x); }
+
+  // All ones in the lanes below n.
+  static Ints places_below(int64_t n) { return mask_of(n >= kLanes ? kAllLanes : (Lanes(1) << n) - 1); }
+
+  // Of the exponents of candidates from c on from the mean; infinite where there is none, or what is out of focus.
+  Floats distances(int64_t c, float mean) const {
+    const Floats x = load(s_.values + c);
+    const Floats y = x == all(of_.maximum) ? all(0.0f) : (x - all(of_.maximum)) * all(of_.scale), v = y - all(mean);
+    const Floats distance = v < all(0.0f) ? -v : v;
+    const Ints counts = (distance == distance) & (x >= all(low_)) & places_below(candidates_ - c);
+    return counts ? distance : all(infinity());
   }
 
   float lowest_of(float t) const {

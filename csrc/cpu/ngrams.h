@@ -26,6 +26,40 @@ inline int64_t find(const int32_t* values, int64_t n, int32_t value) {
   return i;
 }
 
+// Calls found(end) for every place end < n - 1 at which an occurrence of tail[0 .. size) ends, 1 <= size <= n.
+template <class Found>
+void each_occurrence(const int32_t* tokens, int64_t n, const int32_t* tail, int64_t size, const Found& found) {
+  constexpr int kBlock = 64;
+  const Ints last = all_ints(tail[size - 1]);
+  int64_t end = size - 1;
+  for (; end + kBlock <= n - 1; end += kBlock) {
+    Ints any{};
+    for (int j = 0; j < kBlock; j += kLanes) {
+      Ints v;
+      std::memcpy(&v, tokens + end + j, sizeof(v));
+      any |= v == last;
+    }
+    const Longs some = reinterpret<Longs>(any);
+    uint64_t hit = 0;
+    for (int j = 0; j < kLanes / 2; ++j) hit |= some[j];
+    if (!hit) continue;
+    for (int64_t at = end; at < end + kBlock; at += kLanes) {
+      Ints same = all_ints(-1);
+      for (int64_t j = 0; j < size; ++j) {
+        Ints v;
+        std::memcpy(&v, tokens + at - j, sizeof(v));
+        same &= v == tail[size - 1 - j];
+      }
+      for (Lanes lanes = bits_of(same); lanes; lanes &= lanes - 1) found(at + __builtin_ctz(lanes));
+    }
+  }
+  for (; end < n - 1; ++end) {
+    int64_t same = 0;
+    while (same < size && tokens[end - same] == tail[size - 1 - same]) ++same;
+    if (same == size) found(end);
+  }
+}
+
 // Calls ban(token) for every token that followed an earlier occurrence of the history's last n - 1 tokens. A bad id
 // (-1) is part of no n-gram. Linear in the history, whatever it holds: short n-grams are compared in place, long ones
 // by Knuth, Morris and Pratt, whose table of borders needs n - 1 places.
@@ -43,21 +77,7 @@ void repeated_ngrams(const History& history, int64_t n, int32_t* borders, const 
   for (int64_t i = 0; i < size; ++i)
     if (tail[i] < 0) return;
   if (size <= kShort) {
-    int64_t end = size - 1;  // where an occurrence ends
-    for (; end + kLanes <= length - 1; end += kLanes) {
-      Ints same = all_ints(-1);
-      for (int64_t j = 0; j < size; ++j) {
-        Ints v;
-        std::memcpy(&v, tokens + end - j, sizeof(v));
-        same &= v == tail[size - 1 - j];
-      }
-      for (Lanes lanes = bits_of(same); lanes; lanes &= lanes - 1) ban(tokens[end + __builtin_ctz(lanes) + 1]);
-    }
-    for (; end < length - 1; ++end) {
-      int64_t same = 0;
-      while (same < size && tokens[end - same] == tail[size - 1 - same]) ++same;
-      if (same == size) ban(tokens[end + 1]);
-    }
+    each_occurrence(tokens, length, tail, size, [&](int64_t end) { ban(tokens[end + 1]); });
     return;
   }
   borders[0] = 0;  // borders[i]: length of the longest proper border of tail[0 .. i]

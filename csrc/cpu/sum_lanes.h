@@ -19,10 +19,21 @@ inline float smallest(Floats x) {
 }
 
 // Products of 32-bit numbers, the even lanes' and the odd lanes'.
-inline Longs even_product(Ints a, Ints b) {
-  return (reinterpret<Longs>(a) & 0xffffffffull) * (reinterpret<Longs>(b) & 0xffffffffull);
+inline Longs low_product(Longs a, Longs b) {
+#if defined(PLD_AVX512)
+  return reinterpret<Longs>(_mm512_mul_epu32(reinterpret<__m512i>(a), reinterpret<__m512i>(b)));
+#elif defined(PLD_AVX2)
+  return reinterpret<Longs>(_mm256_mul_epu32(reinterpret<__m256i>(a), reinterpret<__m256i>(b)));
+#elif defined(__SSE2__)
+  return reinterpret<Longs>(_mm_mul_epu32(reinterpret<__m128i>(a), reinterpret<__m128i>(b)));
+#else
+  return (a & 0xffffffffull) * (b & 0xffffffffull);
+#endif
 }
-inline Longs odd_product(Ints a, Ints b) { return (reinterpret<Longs>(a) >> 32) * (reinterpret<Longs>(b) >> 32); }
+inline Longs even_product(Ints a, Ints b) { return low_product(reinterpret<Longs>(a), reinterpret<Longs>(b)); }
+inline Longs odd_product(Ints a, Ints b) {
+  return low_product(reinterpret<Longs>(a) >> 32, reinterpret<Longs>(b) >> 32);
+}
 
 template <int kWhat, class Load>
 void add_sums(const Load& load, int64_t n, const Scale& of, Sums& s) {
@@ -46,8 +57,8 @@ void add_sums(const Load& load, int64_t n, const Scale& of, Sums& s) {
         const Longs f = reinterpret<Longs>(m.fraction[u]), shift = reinterpret<Longs>(m.shift[u]);
         const Longs a = (f << 32) >> (shift & 0xffffffffull) >> kSquareShiftBefore;
         const Longs b = (f & 0xffffffff00000000ull) >> (shift >> 32) >> kSquareShiftBefore;
-        more += (a * a) >> kSquareShiftAfter;
-        and_more += (b * b) >> kSquareShiftAfter;
+        more += low_product(a, a) >> kSquareShiftAfter;  // both below 2^29
+        and_more += low_product(b, b) >> kSquareShiftAfter;
       }
   }
   s.mass += sum(even + odd);
