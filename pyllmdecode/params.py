@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from . import checks, more_checks, names
+from . import checks, more_checks, names, presets
 from .checks import constant
 from .tables import PROCESSED, RAW
 
@@ -166,6 +166,16 @@ class SamplingParams:
         the value that turns it off; TypeError for an unknown one.
         """
         return cls(**names.from_openai(request, _NAMES))
+
+    @classmethod
+    def like(cls, project: str, **given) -> "SamplingParams":
+        """What another project would do: its names, its defaults, and the order of its stages as far as it matters.
+
+        project: "llama.cpp", "vllm", "sglang" or "transformers" (a GenerationConfig's; greedy without do_sample).
+        given: fields as they are called there, or here. ValueError for what would change the draw and has no
+        equivalent, a pair of fields whose order is another there included; TypeError for an unknown name.
+        """
+        return cls(**presets.like(project, given, _NAMES))
 
     def __post_init__(self):
         def put(name, value):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent.parent
 # neighbours. A room is a file or a folder of the package; "pyllmdecode" itself is what a user imports.
 FLOORS = (
     {"tables", "logarithm"},
-    {"checks", "detection", "more_checks", "names", "seeding", "params", "packing"},
+    {"checks", "detection", "more_checks", "names", "presets", "seeding", "params", "packing"},
     {"output", "inputs", "logprobs", "reference"},
     {"kernels"},
     {"backends"},
