@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -37,12 +38,12 @@ def now(device: str, clock) -> float:
     return clock()
 
 
-def times(kind: str, tokens: int, rounds: int, device: str) -> dict[str, float]:
+def times(kind: str, tokens: int, rounds: int, device: str, wanted: Callable[[str], bool]) -> dict[str, float]:
     inputs = Inputs(tokens, device)
     logits = inputs.made() if kind == "logits" else None
     # One thread's own time says the same on a busy machine as on a quiet one.
     clock = time.thread_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    contenders, best = KINDS[kind](inputs), {}
+    contenders, best = {name: loss for name, loss in KINDS[kind](inputs).items() if wanted(name)}, {}
     for _ in range(rounds):
         for name, loss in contenders.items():
             begin = now(device, clock)
@@ -80,6 +81,8 @@ def main() -> None:
     parser.add_argument("--memory-tokens", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these contenders, and cross-entropy")
     parser.add_argument(
         "--peak", nargs=2, metavar=("KIND", "NAME"), help="only the peak of one, for the program itself"
     )
@@ -89,8 +92,10 @@ def main() -> None:
     if args.peak:
         print(peak(*args.peak, args.memory_tokens, device))
         return
-    for kind in KINDS:
-        took = times(kind, args.tokens, args.rounds, device)
+    for kind in args.kinds:
+        took = times(
+            kind, args.tokens, args.rounds, device, lambda name: name == BASE or not args.only or name in args.only
+        )
         held = memory(kind, took, args.memory_tokens, device) if args.memory_tokens else dict.fromkeys(took, 0)
         print(f"\n| of {kind} | ms, {args.tokens} tokens | of cross-entropy | peak MiB, {args.memory_tokens} tokens |")
         print("| --- | --: | --: | --: |")
