@@ -42,6 +42,7 @@ def header() -> str:
         ("int32_t", "kNanLogits", tables.NAN_LOGITS),
         ("int32_t", "kEmptyRow", tables.EMPTY_ROW),
         ("int32_t", "kBadHistoryId", tables.BAD_HISTORY_ID),
+        ("int32_t", "kLoop", tables.LOOP),
         ("int32_t", "kHistoryFull", tables.HISTORY_FULL),
         ("int32_t", "kRaw", tables.RAW),
         ("int32_t", "kProcessed", tables.PROCESSED),
@@ -58,6 +59,16 @@ def header() -> str:
     lines += ["// What few rows ask for, in the lists at extra_begin.", "struct ExtraParams {"]
     lines += [_member(name, ctype, meaning) for name, _, ctype, meaning in tables.EXTRA_FIELDS]
     lines += ["};", f"static_assert(sizeof(ExtraParams) == {tables.EXTRA_SIZE});", ""]
+    rest = tables.LOOP_HEADER - len(tables.LOOP_FIELDS)
+    lines += [
+        "// What repetition detection keeps for a request; its arrays follow (csrc/common/loops.h).",
+        "struct LoopState {",
+        *(_member(name, "int32_t", "") for name in tables.LOOP_FIELDS),
+        _member(f"unused[{rest}]", "int32_t", ""),
+        "};",
+        f"static_assert(sizeof(LoopState) == {4 * tables.LOOP_HEADER});",
+        "",
+    ]
     unused = tables.TABLE_WORDS - tables.RECORD_SIZE // 8 - len(tables.STATE_FIELDS)
     lines += [
         "// A request on a GPU. Its lists have another form than the fields of RowParams say, which is the CPU's: see",

@@ -7,7 +7,9 @@ from ..tables import EMPTY_ROW, HISTORY_FULL, NAN_LOGITS
 from .layout import (
     ALLOWED_COUNT,
     BAD_WORDS_COUNT,
+    DRAWN,
     EOS_COUNT,
+    FORCED,
     GROUP,
     HIGH_KEPT,
     KEPT_FROM,
@@ -36,9 +38,10 @@ from .layout import (
     request,
     row_workspace,
 )
+from .loops import LOOPS, watch
 from .mass import exponent, log2_share, mass
 from .philox import random_bits
-from .rows import INF, load_untouched
+from .rows import INF, load_untouched, sanitise, widen
 
 _BLOCK = tl.constexpr(1024)
 _LOG_2 = tl.constexpr(0.6931471805599453)
@@ -149,8 +152,37 @@ def draw(
 
 
 @triton.jit
-def remember(it, token):
-    """Appends a token to the history, and to the touched ones or their counts."""
+def forced_token(it):
+    """The next id that comes without a draw; -1: none."""
+    token, ids = tl.full([], -1, tl.int32), int32_array(it, FORCED)
+    if tl.load(it + FORCED) != 0:
+        at = tl.load(ids)
+        if at < tl.load(ids + 1):
+            token = tl.load(ids + 2 + at)
+    return token
+
+
+@triton.jit
+def value_after_edits(it, row, touched, banned, edited, token):
+    """x of any token; -inf where it is banned."""
+    x = sanitise(widen(tl.load(row + token)))
+    if edited:
+        word, bit = token >> 5, token & 31
+        if ((tl.load(touched + word) >> bit) & 1) != 0:
+            x = tl.full([], -INF, tl.float32)
+            size, ids = tl.load(it + NUM_TOUCHED).to(tl.int32), int32_array(it, TOUCHED_IDS)
+            for first in range(0, size, _BLOCK):
+                at = first + tl.arange(0, _BLOCK)
+                here = (at < size) & (tl.load(ids + at, mask=at < size, other=-1) == token)
+                values = tl.load(float32_array(it, TOUCHED_X) + at, mask=here, other=-INF)
+                x = tl.maximum(x, tl.max(values, 0))
+        x = tl.where(((tl.load(banned + word) >> bit) & 1) != 0, -INF, x)
+    return x
+
+
+@triton.jit
+def remember(it, token, row_index, outputs, rows):
+    """Appends a token to the history, and to the touched ones or their counts; looks for a loop."""
     length, position = tl.load(it + LENGTH), tl.load(it + POSITION)
     tokens, low_bytes = int32_array(it, TOKENS), tl.load(it + LOW_BYTES)
     ids, counts, bias = int32_array(it, TOUCHED_IDS), int32_array(it, TOUCHED_COUNTS), tl.load(it + TOUCHED_BIAS)
@@ -161,10 +193,23 @@ def remember(it, token):
             at = first + tl.arange(0, _BLOCK)
             same = tl.load(ids + at, mask=at < size, other=-1) == token
             place = tl.minimum(place, tl.min(tl.where(same, at, 2147483647), 0))
+    looked_at, forced = tl.load(it + LOOPS), tl.load(it + FORCED)
+    if looked_at != 0:
+        period, flags = watch(it, int32_array(it, LOOPS), tokens, length, token)
+        status = (outputs + 2 * rows).to(tl.pointer_type(tl.int32)) + row_index
+        flags = flags | tl.load(status)
+        tl.debug_barrier()
+        tl.store(status, flags)
+        tl.store((outputs + 4 * rows).to(tl.pointer_type(tl.int32)) + rows + row_index, period)
+    come, all_forced = tl.full([], 0, tl.int32), tl.full([], 0, tl.int32)
+    if forced != 0:
+        come, all_forced = tl.load(int32_array(it, FORCED)), tl.load(int32_array(it, FORCED) + 1)
     # One thread stores what all have to have read before: a warp that read the new size would go round a loop, and
     # wait at a barrier in it, alone.
     tl.debug_barrier()
     tl.store(tokens + length, token)
+    if come < all_forced:
+        tl.store(int32_array(it, FORCED), come + 1)
     if low_bytes != 0:
         tl.store(low_bytes.to(tl.pointer_type(tl.uint8)) + length, (token & 255).to(tl.uint8))
     tl.store(it + LENGTH, length + 1)
@@ -193,20 +238,25 @@ def is_full(it):
 
 
 @triton.jit
-def leave(it, touched, banned, edited, token, vocab):
+def leave(it, touched, banned, edited, token, vocab, row_index, outputs, rows):
     """The end of a step: zero masks, and the token in the history."""
     if edited:
         clear(touched, tl.cdiv(vocab, GROUP))
         clear(banned, tl.cdiv(vocab, GROUP))
     if token >= 0:
-        remember(it, token)
+        remember(it, token, row_index, outputs, rows)
 
 
 @triton.jit
 def write(it, header, touched, banned, edited, row_index, token, kept, logprob, vocab, outputs, rows, flags):
-    """outputs: int64 token_ids, int64 kept, int32 status, float32 log-probabilities, in this order, each [rows]."""
+    """outputs: int64 token_ids, int64 kept, int32 status, float32 log-probabilities, then behind what others write
+    (backends/gpu.py, Outputs) int32 loop_period, each [rows]."""
     status = tl.load(it + STATUS).to(tl.int32) | tl.where(tl.load(header + NAN_SEEN) > 0, _NAN_LOGITS, 0)
     status = status | tl.where(token < 0, _EMPTY_ROW, 0)
+    tl.store(header + DRAWN, token)
+    forced = forced_token(it)
+    logprob = tl.where((forced >= 0) & (forced != token), -INF, logprob)
+    token = tl.where(forced >= 0, forced, token)
     full = ((flags & ADVANCE) != 0) & is_full(it)
     status = status | tl.where(full, _HISTORY_FULL, 0)
     token, logprob = tl.where(full, -1, token), tl.where(full, -INF, logprob)
@@ -215,9 +265,10 @@ def write(it, header, touched, banned, edited, row_index, token, kept, logprob, 
     tl.store(at + rows, kept)
     tl.store((outputs + 2 * rows).to(tl.pointer_type(tl.int32)) + row_index, status)
     tl.store((outputs + 2 * rows).to(tl.pointer_type(tl.float32)) + rows + row_index, logprob)
+    tl.store((outputs + 4 * rows).to(tl.pointer_type(tl.int32)) + rows + row_index, 0)
     if (flags & ADVANCE) != 0:
         tl.debug_barrier()
-        leave(it, touched, banned, edited, token, vocab)
+        leave(it, touched, banned, edited, token, vocab, row_index, outputs, rows)
 
 
 @triton.jit
@@ -247,7 +298,12 @@ def finish(
     token, x, total = draw(
         it, row, touched, edited, tile_x, tile_masses, vocab, bits, low, min_p, maximum, scale, ALIGNED, TILE
     )
+    forced, is_mine = forced_token(it), True
+    if forced >= 0:
+        token, x = forced, value_after_edits(it, row, touched, banned, edited, forced)
+        is_mine = is_kept(x, low, min_p, maximum, scale) & (x > -INF)
     logprob = (exponent(x, maximum, scale) - log2_share(total)) * _LOG_2
+    logprob = tl.where(is_mine, logprob, -INF)
     tl.store(header.to(tl.pointer_type(tl.float32)) + KEPT_FROM, low)
     tl.store(header.to(tl.pointer_type(tl.int64)) + KEPT_MASS, total)
     write(it, header, touched, banned, edited, row_index, token, kept, logprob, vocab, outputs, rows, flags)
@@ -268,4 +324,4 @@ def advance(
         tl.store(outputs + row, tl.full([], -1, tl.int64))
         tl.store(status, tl.load(status) | _HISTORY_FULL)
         tl.store((outputs + 2 * rows).to(tl.pointer_type(tl.float32)) + rows + row, -INF)
-    leave(it, touched, banned, is_edited(it), token, vocab)
+    leave(it, touched, banned, is_edited(it), token, vocab, row, outputs, rows)

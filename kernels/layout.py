@@ -22,6 +22,7 @@ TOKENS, LOW_BYTES, LISTS = (tl.constexpr(WORD[name]) for name in ("tokens", "low
 TOUCHED_IDS, TOUCHED_COUNTS, TOUCHED_BIAS, TOUCHED_X, NUM_TOUCHED = (
     tl.constexpr(WORD[name]) for name in ("touched_ids", "touched_counts", "touched_bias", "touched_x", "num_touched")
 )
+FORCED = tl.constexpr(WORD["forced"])
 LENGTH, PROMPT_LENGTH, POSITION, PENALISED, STATUS, ROOM = (
     tl.constexpr(WORD[name]) for name in ("length", "prompt_length", "position", "penalised", "status", "capacity")
 )
@@ -51,6 +52,7 @@ MAXIMUM = tl.constexpr(5)
 BRACKET_LOW = tl.constexpr(6)  # top-p's threshold lies in [low, high), if the guess is right
 BRACKET_HIGH = tl.constexpr(7)
 KEPT_FROM = tl.constexpr(8)  # the interval's lower end
+DRAWN = tl.constexpr(9)  # of a greedy row, the token, also where another one is forced
 ALL_MASS = tl.constexpr(5)  # int64 words: of all tokens
 HIGH_MASS = tl.constexpr(6)  # of those at or above BRACKET_HIGH
 HIGH_KEPT = tl.constexpr(7)  # how many of those min-p keeps

@@ -35,5 +35,8 @@ def raw_logprobs(logits, stride: "i64", vocab: "i32", tokens, result, ranks, sum
     share = log2_share(total) * _LOG_2
     tl.store(sums + 2 * row_index, maximum)
     tl.store(sums + 2 * row_index + 1, share)
-    tl.store(result + row_index, tl.where(token < 0, -INF, tl.where(chosen == maximum, 0.0, chosen - maximum) - share))
+    tl.store(
+        result + row_index,
+        tl.where((token < 0) | (chosen == -INF), -INF, tl.where(chosen == maximum, 0.0, chosen - maximum) - share),
+    )
     tl.store(ranks + row_index, tl.where(token < 0, 0, 1 + larger).to(tl.int64))

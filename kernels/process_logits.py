@@ -5,6 +5,7 @@ import triton.language as tl
 
 from .draw import is_edited, is_kept
 from .layout import (
+    DRAWN,
     KEPT_FROM,
     MAXIMUM,
     MIN_P,
@@ -37,12 +38,11 @@ def score(x, token, drawn, low, min_p, maximum, scale, greedy, temperature):
     do_not_specialize_on_alignment=["out"],
 )
 def process_logits(
-    logits, stride: "i64", out, out_stride: "i64", vocab: "i32", slots, table, workspace, tokens, divide: "i32",
+    logits, stride: "i64", out, out_stride: "i64", vocab: "i32", slots, table, workspace, divide: "i32",
     row_parts: "i32", parts: "i32",
     ALIGNED: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr, CAPACITY: tl.constexpr,
 ):  # fmt: skip
-    """Grid: rows * parts, as `scan`. out: float32, may be the logits. tokens: int64 [rows], what the step drew.
-    divide: 0 leaves the temperature out.
+    """Grid: rows * parts, as `scan`. out: float32, may be the logits. divide: 0 leaves the temperature out.
 
     Every element is written once: touched tokens by the programs that have their values, unless they are banned only,
     and all others by those that read them.
@@ -52,7 +52,7 @@ def process_logits(
     header, touched, banned, _, _, _, _, _, _ = row_workspace(workspace, row_index, vocab, TILE, CAPACITY)
     floats = header.to(tl.pointer_type(tl.float32))
     out_row = out + row_index.to(tl.int64) * out_stride
-    low, maximum, drawn = tl.load(floats + KEPT_FROM), tl.load(floats + MAXIMUM), tl.load(tokens + row_index)
+    low, maximum, drawn = tl.load(floats + KEPT_FROM), tl.load(floats + MAXIMUM), tl.load(header + DRAWN)
     scale, min_p = float32_field(it, SCALE), float32_field(it, MIN_P)
     exact = tl.load((it + TEMPERATURE).to(tl.pointer_type(tl.float64)))
     greedy = exact == 0

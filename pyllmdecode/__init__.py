@@ -11,7 +11,7 @@ from .params import SamplingParams
 from .sampler import Sampler
 from .scoring import ScoreOutput, score
 from .seeding import seeds
-from .tables import BAD_HISTORY_ID, EMPTY_ROW, HISTORY_FULL, NAN_LOGITS
+from .tables import BAD_HISTORY_ID, EMPTY_ROW, HISTORY_FULL, LOOP, NAN_LOGITS
 
 _LATER = {"losses"}  # modules that are for some, imported when they are first asked for
 
@@ -28,6 +28,7 @@ __all__ = [
     "BAD_HISTORY_ID",
     "EMPTY_ROW",
     "HISTORY_FULL",
+    "LOOP",
     "NAN_LOGITS",
     "Backend",
     "RepetitionDetection",

@@ -19,7 +19,9 @@ class Request(NamedTuple):
 
 
 class Control:
-    """Methods of `Sampler`. None of them waits for the device, but `snapshot`, which brings a history from there."""
+    """Methods of `Sampler`. None waits for the device but `snapshot`, which brings a history from there; after a
+    capture, or steps on several streams, all do, as nothing else keeps the order.
+    """
 
     def update(self, slot: int, params: SamplingParams) -> None:
         """Other parameters for a slot, from its next step on. Where they have no seed, the slot keeps its own."""
@@ -28,6 +30,22 @@ class Control:
             seed = request.seed if params.seed is None else inputs.draw_seeds([params])[0]
             self._state.edit(slot, params, seed)
             self._activate(slot, Request(params, seed))
+
+    def force(self, slot: int, ids: Sequence[int]) -> None:
+        """The next tokens of a slot: each of its next steps appends one, without a draw, also in replayed graphs.
+
+        ids: in [0, V), instead of those of an earlier call that have not come yet; [] takes these back. Such a step
+        says of its token what it would say of a drawn one: its log-probability is -inf where the filters do not keep
+        it. `kept`, `top_ids` and the flags are of the distribution, as ever.
+        """
+        with self._changing("force", slot):
+            found = inputs.token_ids(
+                ids, "ids", ids.device if isinstance(ids, Tensor) else torch.device("cpu")
+            ).tolist()
+            for index, token in enumerate(found):
+                if not 0 <= token < self.vocab_size:
+                    raise ValueError(f"ids[{index}]: got {token}; accepted: a token id in [0, {self.vocab_size})")
+            self._state.force(slot, found)
 
     def append(self, slot: int, ids: Sequence[int] | Tensor, *, as_prompt: bool = False) -> None:
         """Tokens that join a slot's history now, without steps: more of a prompt, or what a tool answered.
@@ -58,11 +76,11 @@ class Control:
     def snapshot(self, slot: int) -> bytes:
         """A request as bytes that `restore` takes up, of this sampler or another, in whatever process or machine.
 
-        They hold parameters and seed, history and prompt length, in a form that is checked when it is read.
+        They hold parameters and seed, history, prompt length and forced ids, in a form that is checked when it is read.
         """
         with self._changing("snapshot", slot) as request:
             history, prompt_length = self._state.history(slot).cpu(), self._state.prompt_length(slot)
-            return snapshots.write(self.vocab_size, *request, history, prompt_length)
+            return snapshots.write(self.vocab_size, *request, history, prompt_length, self._state.forced(slot))
 
     def restore(self, data: bytes) -> int:
         """Take in a request from `snapshot`; -> its slot, the lowest free one. It draws what it would have drawn there.
@@ -71,11 +89,11 @@ class Control:
         max_length; RuntimeError where all slots are taken.
         """
         outside_graphs("restore")
-        params, seed, ids, prompt_length = snapshots.read(data, self.vocab_size)
+        params, seed, ids, prompt_length, forced = snapshots.read(data, self.vocab_size)
         if len(ids) > self.max_length:
             raise ValueError(f"data: got {len(ids)} tokens; accepted: at most max_length = {self.max_length}")
         self._check_params(params)
-        return self._join(Request(params, seed), ids.to(self.device), prompt_length)
+        return self._join(Request(params, seed), ids.to(self.device), prompt_length, forced)
 
     @contextlib.contextmanager
     def _changing(self, name: str, slot: int) -> Iterator[Request]:

@@ -1,4 +1,4 @@
-"""Loops that a step looks for in what it has generated (docs/contract.md, Loops)."""
+"""Loops that a step looks for in what it has generated (docs/contract.md, section 9)."""
 
 import math
 from collections.abc import Mapping

@@ -6,7 +6,7 @@ from torch.autograd.graph import increment_version
 
 from . import inputs, reference
 from . import logprobs as asked
-from .backends import cpu, gpu
+from .backends import cpu, gpu, loops
 from .backends.choice import ON_GPUS, choose, module
 from .backends.not_offered import refuse
 from .output import SampleOutput, checked
@@ -32,9 +32,9 @@ def sample(
     seeds = inputs.draw_seeds(params)
     given = logits, params, seeds, known, prompts, places, bits, wanted
     if chosen == "cpu":
-        output = cpu.sample_step(*given)
+        output = loops.watch(cpu.sample_step(*given), params, known, prompts, vocab)
     elif chosen in ON_GPUS:
-        output = gpu.sample_step(module(chosen).Step, *given)
+        output = loops.watch(gpu.sample_step(module(chosen).Step, *given), params, known, prompts, vocab)
     else:
         rows, lengths = inputs.history_rows(known, batch)
         places = lengths if places is None else places.tolist()

@@ -27,9 +27,10 @@ from .tables import PROCESSED, RAW
 _TAGS = (torch.Tag.needs_exact_strides, torch.Tag.cudagraph_unsafe, torch.Tag.pt2_compliant_tag)
 _RESULT = (
     "(Tensor token_ids, Tensor logprobs, Tensor top_ids, Tensor top_logprobs, Tensor kept, Tensor status, "
-    "Tensor raw_logprobs, Tensor ranks)"
+    "Tensor raw_logprobs, Tensor ranks, Tensor loop_period)"
 )
-_DTYPES = (torch.int64, torch.float32, torch.int64, torch.float32, torch.int64, torch.int32, torch.float32, torch.int64)
+_DTYPES = (torch.int64, torch.float32, torch.int64, torch.float32, torch.int64, torch.int32)
+_DTYPES += (torch.float32, torch.int64, torch.int32)
 
 _library = torch.library.Library("pyllmdecode", "DEF")
 # Results that were not asked for are empty. params: see `_text`. history is padded, histories has a tensor for each
@@ -99,7 +100,7 @@ def process_logits(logits, params, history, prompt_lengths, backend) -> Tensor:
 def sampler_step(sampler: Tensor, logits, slots, uniforms, logprobs, top_logprobs, check) -> SampleOutput:
     """`Sampler.step`, being traced, of the sampler with this handle. The tensors returned belong to the caller.
 
-    They are those that the call asks for: which requests there will be is not known.
+    They are those that the call asks for, and `loop_period`: which requests there will be is not known.
     """
     top = _top(logprobs, top_logprobs)
     rows, bits = _integers(slots, "slots", logits), _integers(uniforms, "uniforms", logits)
@@ -177,29 +178,32 @@ class _There(NamedTuple):
     both: bool
     raw: bool
     width: int  # maybe a symbol
+    loops: bool
 
 
 def _there(logprobs, top, text: str = "") -> _There:
     if _rows_ask(text):
         return _there_by_rows(logprobs, int(top), text)
     kind = KINDS[logprobs]
-    return _There(kind != 0, kind == RAW | PROCESSED, kind & RAW != 0 or (kind == 0 and top != 0), top)
+    return _There(kind != 0, kind == RAW | PROCESSED, kind & RAW != 0 or (kind == 0 and top != 0), top, not text)
 
 
 @constant
 def _rows_ask(text: str) -> bool:
-    return "logprobs" in text
+    return "logprobs" in text or "repetition_detection" in text
 
 
 @constant
 def _there_by_rows(logprobs, top: int, text: str) -> _There:
     rows = _params(text)
-    wanted = asked.wanted(logprobs, top, [rows] if isinstance(rows, SamplingParams) else rows)
-    return _There(wanted.chosen, wanted.both, wanted.raw, wanted.width) if wanted else _There(False, False, False, 0)
+    rows = [rows] if isinstance(rows, SamplingParams) else rows
+    wanted, watched = asked.wanted(logprobs, top, rows), any(one.watched for one in rows)
+    asks = (wanted.chosen, wanted.both, wanted.raw, wanted.width) if wanted else (False, False, False, 0)
+    return _There(*asks, watched)
 
 
 def _output(drawn, there: _There) -> SampleOutput:
-    token_ids, logprobs, top_ids, top_logprobs, kept, status, raw_logprobs, ranks = drawn
+    token_ids, logprobs, top_ids, top_logprobs, kept, status, raw_logprobs, ranks, loop_period = drawn
     if there.width == 0:
         top_ids = top_logprobs = None
     return SampleOutput(
@@ -211,6 +215,7 @@ def _output(drawn, there: _There) -> SampleOutput:
         status,
         raw_logprobs if there.both else None,
         ranks if there.raw else None,
+        loop_period if there.loops else None,
     )
 
 
@@ -244,6 +249,8 @@ def _sampler_step(sampler, logits, slots, bits, logprobs, top, check):
             f"sampler: got handle {int(sampler)}; accepted: that of a Sampler which lives in this process"
         )
     output = found._step(logits, slots, bits, logprobs, top, check, of_call=True)
+    if output.loop_period is None:
+        output = output._replace(loop_period=torch.zeros_like(output.status))
     return _tensors(output, shared=found.reuse_outputs)
 
 
@@ -272,7 +279,7 @@ def _results(logits, there: _There) -> tuple[Tensor, ...]:
     rows = (logits.shape[0],)
     chosen, both, raw = ((rows if one else (0,)) for one in there[:3])
     lists = (*rows, there.width) if there.width != 0 else (0,)
-    shapes = (rows, chosen, lists, lists, rows, rows, both, raw)
+    shapes = (rows, chosen, lists, lists, rows, rows, both, raw, rows if there.loops else (0,))
     return tuple(logits.new_empty(shape, dtype=dtype) for shape, dtype in zip(shapes, _DTYPES))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 from . import checks, more_checks, names, presets
 from .checks import constant
+from .detection import RepetitionDetection, detection_or_none, to_json
 from .tables import PROCESSED, RAW
 
 LOG2_E = 1.4426950408889634
@@ -47,6 +48,8 @@ class SamplingParams:
     min_new_tokens, eos_token_ids: ban the eos ids (one id, or several) until so many tokens have been generated.
     logprobs, top_logprobs: what to say of the drawn token ("raw", "processed" or "both") and how many of the most
         probable ones to list (contract, section 6); None, 0: what the call asks for.
+    repetition_detection: a RepetitionDetection, or a mapping of its fields: steps say in `status` and `loop_period`
+        when what was generated has become a loop (contract, section 9). It changes nothing of what is drawn.
     seed: integer in [-2^63, 2^64), taken modulo 2^64; None: a fresh one is drawn.
 
     Other filters, each of what those before it left, in this order; top_k, top_p and min_p come after top_h:
@@ -103,6 +106,7 @@ class SamplingParams:
     eos_token_ids: int | Sequence[int] | None = None
     logprobs: str | None = None
     top_logprobs: int = 0
+    repetition_detection: RepetitionDetection | Mapping | None = None
     seed: int | None = None
 
     top_n_sigma: float | None = 0.0
@@ -143,6 +147,12 @@ class SamplingParams:
     _largest_id = -1
     _extras = False  # a field of more_checks differs from its default
     _text = "{}"  # what stands for these parameters in a graph, see `from_text`
+
+    @property
+    def watched(self) -> bool:
+        """Whether steps look for loops."""
+        detection = self.repetition_detection
+        return detection is not None and bool(detection.max_pattern_size or detection.window)
 
     @classmethod
     def from_generation_config(cls, config) -> "SamplingParams":
@@ -205,6 +215,7 @@ class SamplingParams:
                 put(name, check(name, value) or None)
         if self.allowed_token_ids is not None:  # an empty tuple stays: it allows nothing
             put("allowed_token_ids", checks.ids("allowed_token_ids", self.allowed_token_ids))
+        put("repetition_detection", detection_or_none("repetition_detection", self.repetition_detection))
         if self.seed is not None:
             put("seed", checks.seed("seed", self.seed, f"{checks.SEED}, or None"))
         extras = False
@@ -250,7 +261,7 @@ def _then_checked(function):
 
 _DEFAULTS = {field.name: field.default for field in fields(SamplingParams)}
 _NAMES = list(_DEFAULTS)
-_encoder = json.JSONEncoder(separators=(",", ":"))
+_encoder = json.JSONEncoder(separators=(",", ":"), default=to_json)
 
 
 def _require_fields(given: Iterable[str]) -> None:

@@ -75,7 +75,13 @@ class Sampler(Control):
     def __reduce__(self):
         with self._lock:
             requests = [
-                (slot, *request, self._state.history(slot).cpu(), self._state.prompt_length(slot))
+                (
+                    slot,
+                    *request,
+                    self._state.history(slot).cpu(),
+                    self._state.prompt_length(slot),
+                    self._state.forced(slot),
+                )
                 for slot, request in self._now[0].items()
             ]
         sizes = self.vocab_size, self.max_batch, self.max_length
@@ -216,10 +222,12 @@ class Sampler(Control):
             with self._lock:
                 warm_up(dtype)
 
-    def _join(self, request: Request, ids: Tensor, prompt_length: int) -> int:
+    def _join(self, request: Request, ids: Tensor, prompt_length: int, forced: list[int] | None = None) -> int:
         with self._lock:
             slot = self._free_slot()
             self._state.add(slot, *request, ids, prompt_length)
+            if forced:
+                self._state.force(slot, forced)
             self._activate(slot, request)
         return slot
 
@@ -293,8 +301,9 @@ if hasattr(os, "register_at_fork"):
 
 def _restored(kind: type, sizes, device: str, backend: str, reuse_outputs: bool, requests: list) -> Sampler:
     sampler = kind(*sizes, device=device, backend=backend, reuse_outputs=reuse_outputs)
-    for slot, params, seed, history, prompt_length in requests:
+    for slot, params, seed, history, prompt_length, forced in requests:
         sampler._state.add(slot, params, seed, history, prompt_length)
+        sampler._state.force(slot, forced)
         sampler._activate(slot, Request(params, seed))
     return sampler
 

@@ -19,20 +19,22 @@ MAGIC = b"pyllmdecode\0"
 VERSION = 1
 _SIZES = struct.Struct("<HI")
 _DIGEST = 16
-_FIELDS = {"vocab_size": int, "seed": int, "prompt_length": int, "length": int, "params": str}
+_FIELDS = {"vocab_size": int, "seed": int, "prompt_length": int, "length": int, "params": str, "forced": list}
 
 
-def write(vocab_size: int, params: SamplingParams, seed: int, history: Tensor, prompt_length: int) -> bytes:
+def write(
+    vocab_size: int, params: SamplingParams, seed: int, history: Tensor, prompt_length: int, forced: list[int]
+) -> bytes:
     """history: int64 [length] on the CPU, ids outside the vocabulary as -1. seed: the one in use."""
-    values = vocab_size, seed, prompt_length, len(history), params._text
+    values = vocab_size, seed, prompt_length, len(history), params._text, forced
     header = json.dumps(dict(zip(_FIELDS, values)), separators=(",", ":")).encode()
     tokens = history.numpy().astype("<i4").tobytes()
     body = MAGIC + _SIZES.pack(VERSION, len(header)) + header + tokens
     return body + _digest(body)
 
 
-def read(data: bytes, vocab_size: int) -> tuple[SamplingParams, int, Tensor, int]:
-    """-> parameters, seed, history int64 [length], prompt length; ValueError, or TypeError for what is not bytes."""
+def read(data: bytes, vocab_size: int) -> tuple[SamplingParams, int, Tensor, int, list[int]]:
+    """-> parameters, seed, history int64 [length], prompt length, forced ids. ValueError, or TypeError for no bytes."""
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"data: got {type(data).__name__}; accepted: bytes that Sampler.snapshot made")
     data = bytes(data)
@@ -56,8 +58,11 @@ def read(data: bytes, vocab_size: int) -> tuple[SamplingParams, int, Tensor, int
         params = from_text(header["params"])
     except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"data: got parameters that are none: {error}") from None
+    for token in header["forced"]:
+        if type(token) is not int or not 0 <= token < vocab_size:
+            raise ValueError(f"data: got {token!r} as a forced id; accepted: a token id in [0, {vocab_size})")
     ids = torch.from_numpy(np.frombuffer(tokens, "<i4").astype(np.int64))
-    return params, checks.seed("data: seed", header["seed"]) % 2**64, ids, header["prompt_length"]
+    return params, checks.seed("data: seed", header["seed"]) % 2**64, ids, header["prompt_length"], header["forced"]
 
 
 def _header(text: bytes) -> dict:

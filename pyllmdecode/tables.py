@@ -86,6 +86,7 @@ STREAM_XTC = 1  # whether XTC is applied
 NAN_LOGITS = 1
 EMPTY_ROW = 2
 BAD_HISTORY_ID = 4
+LOOP = 8
 HISTORY_FULL = 16
 
 # Which log-probabilities a row asks for: of the logits as given, of the distribution that is drawn from.
@@ -183,6 +184,20 @@ def _record_layout() -> dict[str, tuple[int, int]]:
 
 RECORD_LAYOUT = _record_layout()  # name -> (offset, size) in bytes
 
+# The first int32s of what repetition detection keeps for a request (backends/loops.py): the detection's, and a count.
+LOOP_FIELDS = (
+    "max_pattern_size",
+    "min_pattern_size",
+    "min_count",
+    "min_tokens",
+    "window",
+    "n",
+    "repeats",
+    "distances",
+    "repeated",
+)
+LOOP_HEADER = 16
+
 # A request on a GPU is TABLE_WORDS int64 words: its record, then these, (name, C type, meaning), each a word.
 STATE_FIELDS = (
     ("tokens", "int32_t*", "[length] the history; -1: outside the vocabulary"),
@@ -199,6 +214,8 @@ STATE_FIELDS = (
     ("penalised", "int64_t", "1: drawn tokens join the touched ones"),
     ("status", "int64_t", "flags of the history"),
     ("capacity", "int64_t", "tokens there is room for: a replayed CUDA graph may go on when nobody looks"),
+    ("forced", "int32_t*", "how many have come, how many there are, then ids that come without a draw; null: none"),
+    ("loops", "LoopState*", "what repetition detection keeps; null: off"),
 )
 TABLE_WORDS = 32
 WORD = {name: RECORD_SIZE // 8 + index for index, (name, _, _) in enumerate(STATE_FIELDS)}

@@ -56,6 +56,9 @@ class Counting:
 
 
 def assert_identical(got, expected):
+    """A compiled Sampler.step has a loop_period in any case, as it does not know which requests there will be."""
+    if expected.loop_period is None and got.loop_period is not None:
+        expected = expected._replace(loop_period=torch.zeros_like(expected.status))
     for name, one, other in zip(got._fields, got, expected, strict=True):
         assert (one is None) == (other is None), name
         if one is not None:

@@ -54,6 +54,7 @@ EVERYTHING = {
     "eos_token_ids": [6, 8],
     "logprobs": "both",
     "top_logprobs": 6,
+    "repetition_detection": {"max_pattern_size": 5, "min_count": 3},
     "seed": -1,
 }
 

@@ -6,7 +6,8 @@ import torch
 from cases import INF, assert_same
 
 import pyllmdecode as pld
-from pyllmdecode import HISTORY_FULL, SamplingParams
+from pyllmdecode import HISTORY_FULL, LOOP, SamplingParams
+from pyllmdecode.logprobs import wanted
 
 VOCAB = 40
 
@@ -16,6 +17,7 @@ class Request:
     params: SamplingParams
     tokens: list[int]
     prompt: int
+    forced: list[int] = dataclasses.field(default_factory=list)
 
 
 class Mirror:
@@ -44,7 +46,7 @@ class Mirror:
     def fork(self, slot, params=None):
         copy, source = self.sampler.fork(slot, params), self.requests[slot]
         assert copy == self.free[0]
-        self.requests[copy] = Request(params or source.params, list(source.tokens), source.prompt)
+        self.requests[copy] = Request(params or source.params, list(source.tokens), source.prompt, source.forced)
         self.check()
         return copy
 
@@ -71,6 +73,13 @@ class Mirror:
         request = self.requests[slot]
         del request.tokens[max(len(request.tokens) - n, 0) :]
         request.prompt = min(request.prompt, len(request.tokens))
+        if n:
+            request.forced = []
+        self.check()
+
+    def force(self, slot, ids):
+        self.sampler.force(slot, ids)
+        self.requests[slot].forced = list(ids)
         self.check()
 
     def restore(self, slot, backend):
@@ -79,25 +88,20 @@ class Mirror:
         data = between.snapshot(between.restore(self.sampler.snapshot(slot)))
         copy, source = self.sampler.restore(data), self.requests[slot]
         assert copy == self.free[0] and data == self.sampler.snapshot(slot)
-        self.requests[copy] = Request(source.params, list(source.tokens), source.prompt)
+        self.requests[copy] = Request(source.params, list(source.tokens), source.prompt, source.forced)
         self.check()
 
     def step(self, logits, slots=None, **options):
         rows = sorted(self.requests) if slots is None else [int(slot) for slot in slots]
         requests = [self.requests[slot] for slot in rows]
         logits_there = logits.to(self.sampler.device)
-        expected = pld.sample(
-            logits,
-            [request.params for request in requests],
-            [request.tokens for request in requests],
-            prompt_lengths=[request.prompt for request in requests],
-            backend="reference",
-            **options,
-        )
+        expected = self.expected(logits, requests, **options)
         for row, request in enumerate(requests):
             if len(request.tokens) == self.max_length:
                 expected.token_ids[row] = -1
-                expected.status[row] |= HISTORY_FULL
+                expected.status[row] = (expected.status[row] & ~LOOP) | HISTORY_FULL
+                if expected.loop_period is not None:
+                    expected.loop_period[row] = 0
                 for values in (expected.logprobs, expected.raw_logprobs):
                     if values is not None and not values[row].isnan():
                         values[row] = -INF
@@ -108,8 +112,26 @@ class Mirror:
         for request, token in zip(requests, expected.token_ids.tolist(), strict=True):
             if token >= 0:
                 request.tokens.append(token)
+                request.forced = request.forced[1:]
         self.check()
         return expected
+
+    def expected(self, logits, requests, *, logprobs=None, top_logprobs=0, uniforms=None, check=False):
+        params = [request.params for request in requests]
+        out = pld.reference.sample_step(
+            logits,
+            params,
+            [torch.tensor(request.tokens, dtype=torch.int64) for request in requests],
+            [request.prompt for request in requests],
+            [len(request.tokens) for request in requests],
+            [one.seed for one in params],
+            uniforms,
+            wanted(logprobs, top_logprobs, params),
+            [request.forced[0] if request.forced else None for request in requests],
+        )
+        if out.loop_period is None and any(request.params.watched for request in self.requests.values()):
+            out = out._replace(loop_period=torch.zeros_like(out.status))
+        return out
 
     def check(self):
         assert self.sampler.slots == tuple(sorted(self.requests))

@@ -7,7 +7,7 @@ import torch
 from cases import DTYPES, FLOAT32_MAX, INF, LISTS, NAN, Case
 from hypothesis import strategies as st
 
-from pyllmdecode import SamplingParams
+from pyllmdecode import RepetitionDetection, SamplingParams
 
 FLOATS = st.one_of(
     st.floats(-30, 30, width=32),
@@ -80,6 +80,21 @@ def edits(draw, vocab: int) -> dict:
 
 
 @st.composite
+def detections(draw) -> RepetitionDetection:
+    """Any detection of short blocks and windows."""
+    most, n = draw(st.integers(0, 9)), draw(st.integers(1, 5))
+    return RepetitionDetection(
+        most,
+        draw(st.integers(1, most or 3)),
+        draw(st.integers(2, 5)),
+        draw(st.integers(0, 12)),
+        draw(st.sampled_from([0, n, n + 1, n + 7, 30])),
+        n,
+        draw(st.floats(0.01, 1.0)),
+    )
+
+
+@st.composite
 def sampling_params(draw, vocab: int, extra: bool = False) -> SamplingParams:
     """Any parameters; each one is off half of the time. extra: also the fields that not all backends have yet."""
 
@@ -106,6 +121,7 @@ def sampling_params(draw, vocab: int, extra: bool = False) -> SamplingParams:
         **maybe("eos_token_ids", st.lists(ids, max_size=3)),
         **maybe("logprobs", st.sampled_from([None, "raw", "processed", "both"])),
         **maybe("top_logprobs", st.integers(0, 9)),
+        **maybe("repetition_detection", detections()),
     )
     return SamplingParams(**fields | (draw(extras(vocab)) if extra and draw(st.booleans()) else {}))
 

@@ -33,6 +33,7 @@ EXAMPLES = {
     "eos_token_ids": ([0, 3], {"min_new_tokens": 3}),
     "logprobs": ("both", {}),
     "top_logprobs": (5, {}),
+    "repetition_detection": (pld.RepetitionDetection(1), {"logit_bias": {2: 5.0}, "temperature": 0.0}),
     "seed": (2, {"temperature": 100.0}),
     "top_n_sigma": (0.5, {}),
     "min_k": (0.0, {}),

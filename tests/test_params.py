@@ -19,7 +19,7 @@ from pyllmdecode.params import SamplingParams, check_vocab
 def test_defaults_and_field_order():
     defaults = {field.name: field.default for field in dataclasses.fields(SamplingParams)}
     assert list(EVERYTHING) == [name for name in defaults if name not in more_checks.FIELDS]
-    expected = (1.0, 0, 1.0, 0.0, 1.0, 0.0, 0.0, 0, None, None, None, 0, None, None, 0, None)
+    expected = (1.0, 0, 1.0, 0.0, 1.0, 0.0, 0.0, 0, None, None, None, 0, None, None, 0, None, None)
     assert dataclasses.astuple(SamplingParams())[: len(expected)] == expected
     assert dataclasses.astuple(SamplingParams()) == tuple(defaults.values())
     given_none = SamplingParams(**dict.fromkeys(more_checks.FIELDS))

@@ -49,6 +49,11 @@ class SamplerMachine(stateful.RuleBasedStateMachine):
     def rewind(self, data, n):
         self.mirror.rewind(self.slot(data), n)
 
+    @stateful.precondition(lambda self: self.mirror.requests)
+    @stateful.rule(data=st.data(), ids=st.lists(st.integers(0, 8), max_size=5))
+    def force(self, data, ids):
+        self.mirror.force(self.slot(data), ids)
+
     @stateful.precondition(lambda self: self.mirror.requests and self.mirror.free)
     @stateful.rule(data=st.data(), name=st.sampled_from(["reference", "cpu"]))
     def restore(self, data, name):

@@ -33,6 +33,7 @@ constexpr uint64_t kStreamXtc = 1;
 constexpr int32_t kNanLogits = 1;
 constexpr int32_t kEmptyRow = 2;
 constexpr int32_t kBadHistoryId = 4;
+constexpr int32_t kLoop = 8;
 constexpr int32_t kHistoryFull = 16;
 constexpr int32_t kRaw = 1;
 constexpr int32_t kProcessed = 2;
@@ -115,6 +116,21 @@ struct ExtraParams {
 };
 static_assert(sizeof(ExtraParams) == 240);
 
+// What repetition detection keeps for a request; its arrays follow (csrc/common/loops.h).
+struct LoopState {
+  int32_t max_pattern_size;
+  int32_t min_pattern_size;
+  int32_t min_count;
+  int32_t min_tokens;
+  int32_t window;
+  int32_t n;
+  int32_t repeats;
+  int32_t distances;
+  int32_t repeated;
+  int32_t unused[7];
+};
+static_assert(sizeof(LoopState) == 64);
+
 // A request on a GPU. Its lists have another form than the fields of RowParams say, which is the CPU's: see
 // _records in pyllmdecode/backends/requests.py. It has no pairs of biases there, but touched_bias.
 struct Request {
@@ -133,7 +149,9 @@ struct Request {
   int64_t penalised;  // 1: drawn tokens join the touched ones
   int64_t status;  // flags of the history
   int64_t capacity;  // tokens there is room for: a replayed CUDA graph may go on when nobody looks
-  int64_t unused[3];
+  int32_t* forced;  // how many have come, how many there are, then ids that come without a draw; null: none
+  LoopState* loops;  // what repetition detection keeps; null: off
+  int64_t unused[1];
 };
 static_assert(sizeof(Request) == 256);
 

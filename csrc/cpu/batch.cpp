@@ -57,7 +57,7 @@ RowResult result_of(const Outputs& out, int64_t row) {
 
 RowRequest request_of(const Outputs& out, const RowParams& params, uint64_t bits, uint64_t position) {
   const int64_t top = params.top_logprobs ? params.top_logprobs : out.top;
-  return {bits, position, params.logprobs ? params.logprobs : out.kind, std::min(top, out.width)};
+  return {bits, position, params.logprobs ? params.logprobs : out.kind, std::min(top, out.width), -1};
 }
 
 void write(const Outputs& out, int64_t row, const RowRequest& request, const RowResult& result,
@@ -123,7 +123,8 @@ void step(const Logits& logits, const Slots& state, const int64_t* slots, const 
         state.lists[slot],   {tokens, length, state.prompt_lengths[slot], distinct, counts, num_distinct}};
     const uint64_t bits = uniforms ? uniforms[row] : random_bits(params.seed, uint64_t(length), kStreamDraw);
     RowResult result = result_of(out, row);
-    const RowRequest request = request_of(out, params, bits, uint64_t(length));
+    RowRequest request = request_of(out, params, bits, uint64_t(length));
+    if (const int32_t* ids = state.forced[slot]; ids && ids[0] < ids[1]) request.forced = ids[2 + ids[0]];
     k.sample_step(in, request, thread_scratch(in.vocab, length), result);
     const bool full = length >= state.max_length;
     if (full) {
@@ -135,9 +136,18 @@ void step(const Logits& logits, const Slots& state, const int64_t* slots, const 
     of_row[row] = result.token < 0 ? 0 : k.find(distinct, num_distinct, int32_t(result.token));
   });
   for (int64_t row = 0; row < logits.rows; ++row) {
+    if (out.loop_period) out.loop_period[row] = 0;
     if (out.token_ids[row] < 0) continue;
     const int64_t slot = slots[row], start = slot * state.max_length, place = of_row[row];
     const int32_t token = int32_t(out.token_ids[row]);
+    if (LoopState* loops = state.loops[slot]) {
+      const int32_t* end = state.tokens + start + state.lengths[slot];
+      const int64_t generated = state.lengths[slot] - state.prompt_lengths[slot];
+      const Verdict found = conclude(*loops, generated, k.extend_runs(*loops, end, generated, token));
+      if (out.loop_period) out.loop_period[row] = found.period;
+      if (found.loop) out.status[row] |= kLoop;
+    }
+    if (int32_t* ids = state.forced[slot]; ids && ids[0] < ids[1]) ++ids[0];
     state.tokens[start + state.lengths[slot]++] = token;
     if (place == state.num_distinct[slot]) {
       state.distinct[start + place] = token;
@@ -151,7 +161,8 @@ void step(const Logits& logits, const Slots& state, const int64_t* slots, const 
 void place(const Slots& state, int64_t slot, const Contents& contents) {
   state.params[slot] = *contents.params;
   state.lists[slot] = contents.lists;
-  if (!contents.tokens) return;
+  state.forced[slot] = contents.forced;
+  state.loops[slot] = contents.loops;
   const int64_t start = slot * state.max_length;
   std::copy_n(contents.tokens, contents.length, state.tokens + start);
   std::copy_n(contents.distinct, contents.num_distinct, state.distinct + start);

@@ -21,8 +21,9 @@ struct Outputs {
   int64_t* ranks;       // [rows]
   int64_t* top_ids;     // [rows, width]
   float* top_logprobs;
-  int32_t kind;  // kRaw | kProcessed, of rows whose parameters leave it open
-  int64_t top;   // how many such rows list
+  int32_t* loop_period;  // [rows]
+  int32_t kind;          // kRaw | kProcessed, of rows whose parameters leave it open
+  int64_t top;           // how many such rows list
   int64_t width;
 };
 
@@ -52,16 +53,20 @@ struct Slots {
   int64_t* prompt_lengths;  // [slots]
   int64_t* num_distinct;    // [slots]
   int32_t* status;          // [slots] flags of the history itself
+  int32_t** forced;         // [slots] how many have come, how many there are, ids that come without a draw; or null
+  LoopState** loops;        // [slots] what repetition detection keeps; or null
   int64_t max_length;
 };
 
-// What a slot holds, or null for what stays as it is.
+// What a slot holds.
 struct Contents {
   const RowParams* params;
   const int32_t* lists;
-  const int32_t *tokens, *distinct, *counts;  // null: the history stays
+  const int32_t *tokens, *distinct, *counts;
   int64_t length, prompt_length, num_distinct;
   int32_t status;
+  int32_t* forced;
+  LoopState* loops;
 };
 
 void place(const Slots& state, int64_t slot, const Contents& contents);

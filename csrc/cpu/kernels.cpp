@@ -1,4 +1,5 @@
 // The table of this instruction set's kernels.
+#include "loops.h"
 #include "mass_lanes.h"
 #include "ngrams.h"
 #include "rows.h"
@@ -38,12 +39,17 @@ float read_any(const RowInput& in) {
   return 0;
 }
 
+Repeats runs_of_token(LoopState& s, const int32_t* end, int64_t generated, int32_t token) {
+  return extend_runs(s, end, generated, token);
+}
+
 int64_t find_value(const int32_t* values, int64_t n, int32_t value) { return find(values, n, value); }
 }  // namespace
 
 extern const RowKernels kKernels;
 const RowKernels kKernels = {
-    PLD_NAME(PLD_ISA), kLanes, sample_step_of_any, process_logits_of_any, masses_of_row, read_any, find_value,
+    PLD_NAME(PLD_ISA), kLanes,   sample_step_of_any, process_logits_of_any,
+    masses_of_row,     read_any, runs_of_token,      find_value,
 };
 
 PLD_END

@@ -115,12 +115,12 @@ void require_memory(const pld::Outputs& out, int64_t rows) {
 
 struct PySlots : pld::Slots {
   PySlots(Address params, Address lists, Address tokens, Address distinct, Address counts, Address lengths,
-          Address prompt_lengths, Address num_distinct, Address status, int64_t max_length)
-      : pld::Slots{at<pld::RowParams>(params),  at<const int32_t*>(lists),
-                   at<int32_t>(tokens),         at<int32_t>(distinct),
-                   at<int32_t>(counts),         at<int64_t>(lengths),
-                   at<int64_t>(prompt_lengths), at<int64_t>(num_distinct),
-                   at<int32_t>(status),         max_length} {}
+          Address prompt_lengths, Address num_distinct, Address status, Address forced, Address loops,
+          int64_t max_length)
+      : pld::Slots{at<pld::RowParams>(params),  at<const int32_t*>(lists),  at<int32_t>(tokens),
+                   at<int32_t>(distinct),       at<int32_t>(counts),        at<int64_t>(lengths),
+                   at<int64_t>(prompt_lengths), at<int64_t>(num_distinct),  at<int32_t>(status),
+                   at<int32_t*>(forced),        at<pld::LoopState*>(loops), max_length} {}
 };
 
 }  // namespace
@@ -128,7 +128,8 @@ struct PySlots : pld::Slots {
 PYBIND11_MODULE(_cpu, m) {
   using release = py::gil_scoped_release;
   py::class_<PySlots>(m, "Slots")
-      .def(py::init<Address, Address, Address, Address, Address, Address, Address, Address, Address, int64_t>());
+      .def(py::init<Address, Address, Address, Address, Address, Address, Address, Address, Address, Address, Address,
+                    int64_t>());
 
   m.def("sample", [](const LogitsTuple& logits, const py::tuple& given, Address token_ids, Address kept, Address status,
                      const py::object& beside, int threads) {
@@ -148,25 +149,28 @@ PYBIND11_MODULE(_cpu, m) {
           pld::process_logits(logits_of(logits), requests.all, at<float>(out), out_stride, threads);
         });
   // Numbers one by one, which are quicker to take than tuples of them: of all calls this one is made for every token.
-  m.def("step",
-        [](Address logits, int dtype, int64_t rows, int64_t vocab, int64_t stride, const PySlots& state, Address slots,
-           Address uniforms, Address token_ids, Address kept, Address status, const py::object& beside, int threads) {
-          const pld::Outputs out = outputs_of(token_ids, kept, status, beside);
-          require_memory(logits, rows * vocab, "logits");
-          require_memory(out, rows);
-          const release unlocked;
-          pld::step({at<void>(logits), pld::DType(dtype), rows, vocab, stride}, state, at<int64_t>(slots),
-                    at<uint64_t>(uniforms), out, threads);
-        });
-  // Of a slot that is in use, in one call, as Python minds signals between its own instructions: a step never finds
-  // half of it. tokens, distinct, counts: int32, or None where the history stays.
-  m.def("place", [](const PySlots& state, int64_t slot, py::handle record, Address lists, py::handle tokens,
-                    py::handle distinct, py::handle counts, int64_t prompt_length, int32_t status) {
-    const Memory params(record), ids(tokens), known(distinct), often(counts);
-    pld::place(state, slot,
-               {params.as<pld::RowParams>(), at<int32_t>(lists), ids.as<int32_t>(), known.as<int32_t>(),
-                often.as<int32_t>(), ids.size<int32_t>(), prompt_length, known.size<int32_t>(), status});
+  m.def("step", [](Address logits, int dtype, int64_t rows, int64_t vocab, int64_t stride, const PySlots& state,
+                   Address slots, Address uniforms, Address token_ids, Address kept, Address status,
+                   const py::object& beside, Address loop_period, int threads) {
+    pld::Outputs out = outputs_of(token_ids, kept, status, beside);
+    out.loop_period = at<int32_t>(loop_period);
+    require_memory(logits, rows * vocab, "logits");
+    require_memory(out, rows);
+    const release unlocked;
+    pld::step({at<void>(logits), pld::DType(dtype), rows, vocab, stride}, state, at<int64_t>(slots),
+              at<uint64_t>(uniforms), out, threads);
   });
+  // Of a slot that may be in use, in one call, as Python minds signals between its own instructions: a step never finds
+  // half of it. tokens, distinct, counts: int32.
+  m.def("place",
+        [](const PySlots& state, int64_t slot, py::handle record, py::handle tokens, py::handle distinct,
+           py::handle counts, int64_t prompt_length, int32_t status, Address lists, Address forced, Address loops) {
+          const Memory params(record), ids(tokens), known(distinct), often(counts);
+          pld::place(state, slot,
+                     {params.as<pld::RowParams>(), at<int32_t>(lists), ids.as<int32_t>(), known.as<int32_t>(),
+                      often.as<int32_t>(), ids.size<int32_t>(), prompt_length, known.size<int32_t>(), status,
+                      at<int32_t>(forced), at<pld::LoopState>(loops)});
+        });
   m.def(
       "read",
       [](const LogitsTuple& logits, Address out, int threads) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "../common/dtype.h"
+#include "../common/loops.h"
 #include "../common/tables.h"
 
 namespace pld {
@@ -37,6 +38,7 @@ struct RowRequest {
   uint64_t position;  // counter of the random streams
   int32_t logprobs;   // kRaw | kProcessed
   int64_t top;        // how many of the most probable tokens to list: processed where such are asked for
+  int64_t forced;     // the token, instead of a drawn one; -1: none
 };
 
 struct RowResult {
@@ -91,6 +93,7 @@ struct RowKernels {
   void (*masses)(const float* x, int64_t n, float maximum, float scale, uint64_t* out);
   // The largest logit of a row and nothing else: what reading the row once costs, for benchmarks to compare with.
   float (*read)(const RowInput&);
+  Repeats (*extend_runs)(LoopState&, const int32_t* end, int64_t generated, int32_t token);
   int64_t (*find)(const int32_t* values, int64_t n, int32_t value);  // first place of value, or n
 };
 

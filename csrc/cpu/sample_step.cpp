@@ -32,7 +32,10 @@ void raw_logprobs(const RowInput& in, int64_t top, Scratch& scratch, RowResult& 
   Row<T> row(in, kLog2E, nullptr, scratch);
   const float maximum = row.maximum();
   result.raw_logprob = -infinity();
-  if (maximum == -infinity()) return list_top<T>(row, 0, nullptr, top, scratch, result);
+  if (maximum == -infinity()) {
+    result.rank = result.token >= 0;
+    return list_top<T>(row, 0, nullptr, top, scratch, result);
+  }
   const Normaliser of(maximum, 1.0, row.total().mass);
   if (result.token >= 0) {
     const T* logits = static_cast<const T*>(in.logits);
@@ -44,12 +47,12 @@ void raw_logprobs(const RowInput& in, int64_t top, Scratch& scratch, RowResult& 
 }
 
 template <class T>
-void processed_logprobs(Row<T>& row, const Interval& interval, float maximum, const RowRequest& request,
+void processed_logprobs(Row<T>& row, const Interval& interval, float maximum, const RowRequest& request, int64_t drawn,
                         Scratch& scratch, RowResult& result) {
-  if (interval.greedy) {  // all the probability is the token's
-    result.logprob = 0;
+  if (interval.greedy) {  // all the probability is the drawn token's
+    result.logprob = result.token == drawn ? 0 : -infinity();
     for (int64_t i = 0; i < request.top; ++i) {
-      result.top_ids[i] = i == 0 ? result.token : -1;
+      result.top_ids[i] = i == 0 ? drawn : -1;
       result.top_logprobs[i] = i == 0 ? 0 : -infinity();
     }
     return;
@@ -57,7 +60,8 @@ void processed_logprobs(Row<T>& row, const Interval& interval, float maximum, co
   result.logprob = -infinity();
   if (interval.kept == 0) return list_top<T>(row, 0, nullptr, request.top, scratch, result);
   const Normaliser of(maximum, interval.temperature, row.total().mass);
-  if (result.token >= 0) result.logprob = of.logprob(row.value_of_token(result.token));
+  const float x = row.value_of_token(result.token);
+  if (x >= interval.low && x <= interval.high) result.logprob = of.logprob(x);  // a forced one may not be kept
   if (request.top) list_top(row, interval.low, &of, request.top, scratch, result);
 }
 
@@ -69,10 +73,11 @@ void sample_step(const RowInput& in, const RowRequest& request, Scratch& scratch
   {
     FilterRow<T> row(in, in.params->scale, &edits, scratch);
     const Interval interval = interval_of(row, in, request.position);
-    result.token = draw(row, interval, request.bits);
+    const int64_t drawn = draw(row, interval, request.bits);
+    result.token = request.forced < 0 ? drawn : request.forced;
     result.kept = interval.kept;
-    result.status = (row.saw_nan() ? kNanLogits : 0) | (result.token < 0 ? kEmptyRow : 0);
-    if (processed) processed_logprobs(row, interval, row.last_maximum(), request, scratch, result);
+    result.status = (row.saw_nan() ? kNanLogits : 0) | (drawn < 0 ? kEmptyRow : 0);
+    if (processed) processed_logprobs(row, interval, row.last_maximum(), request, drawn, scratch, result);
   }
   edits.clear();
   const int64_t top = processed ? 0 : request.top;

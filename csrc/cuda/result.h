@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../common/logprob.h"
+#include "../common/loops.h"
 #include "../common/sample_step.h"
 #include "collective.h"
 #include "slice.h"
@@ -30,7 +31,7 @@ class Result {
                           int64_t token) const {
     token = c.reduce_cluster(int(token), -1, [](int a, int b) { return a > b ? a : b; });
     if (token < 0) return 0;
-    const float x = T::widen(logits[token]);
+    const float given = T::widen(logits[token]), x = given == given ? given : -infinity();
     const int first = slices.first_id(), left = slices.vocab() - first;
     const int end = left < slices.size() ? left : slices.size();
     int larger = 0;
@@ -40,24 +41,27 @@ class Result {
     return 1 + c.reduce_cluster(larger, 0, Sum());
   }
 
-  // By the thread that owns the token; by one of all where there is none.
+  // By the thread that owns the token; by one of all where there is none. drawn: the same, unless `token` is forced; of
+  // a greedy row.
   template <class Row, class Slices>
-  PLD_DEVICE void write(const Row& row, const Slices& slices, const Interval& interval, int64_t token, int64_t rank,
-                        const typename T::Bits* logits) const {
+  PLD_DEVICE void write(const Row& row, const Slices& slices, const Interval& interval, int64_t token, int64_t drawn,
+                        int64_t rank, const typename T::Bits* logits) const {
     const bool full = step.flags & kAdvance && s.request.length >= s.request.capacity;
-    const int32_t status = int32_t(s.request.status) | (row.saw_nan() ? kNanLogits : 0) | (token < 0 ? kEmptyRow : 0) |
-                           (full ? kHistoryFull : 0);
+    const int32_t status = int32_t(s.request.status) | (row.saw_nan() ? kNanLogits : 0) |
+                           (interval.kept == 0 ? kEmptyRow : 0) | (full ? kHistoryFull : 0);
     int64_t* out = step.outputs + index;
     int32_t* words = reinterpret_cast<int32_t*>(step.outputs + 2 * step.rows) + index;
     out[0] = full ? -1 : token;
     out[step.rows] = interval.kept;
     words[0] = status;
+    words[5 * step.rows] = 0;  // loop_period
     if (step.flags & kSayProcessed) {
-      float logprob = token < 0 || full ? -infinity() : 0;
+      float logprob = interval.greedy && token == drawn && !full ? 0 : -infinity();
       double log_total = 0;
-      if (token >= 0 && !interval.greedy) {
+      if (interval.kept > 0 && !interval.greedy) {
         const Normaliser of(row.last_maximum(), s.request.params.temperature, row.kept_mass());
-        if (!full) logprob = of.logprob(*slices.at(int(token)));
+        const float x = *slices.at(int(token));
+        if (!full && x >= interval.low) logprob = of.logprob(x);  // a forced one may not be kept
         log_total = of.log_total;
       }
       reinterpret_cast<float*>(words)[step.rows] = logprob;
@@ -89,9 +93,11 @@ class Result {
     }
   }
 
-  // Appends the token to the history, and to the touched ones or their counts. By the block that drew it.
-  PLD_DEVICE void remember(Request& request, int32_t token) const {
+  // Appends the token to the history, and to the touched ones or their counts; looks for a loop. By the block that drew
+  // it.
+  PLD_DEVICE void remember(Collective<Group>& c, Request& request, int32_t token) const {
     const Request& known = s.request;
+    const Repeats found = known.loops ? extend_runs(c, *known.loops, token) : Repeats{0, 0};
     if (known.penalised) {
       PLD_ROLLED
       for (int64_t i = g.thread(); i < known.num_touched; i += Group::kThreads) {
@@ -103,6 +109,13 @@ class Result {
       g.sync();
     }
     if (g.thread() != 0) return;
+    if (known.loops) {
+      const Verdict verdict = conclude(*known.loops, known.length - known.prompt_length, found);
+      int32_t* const words = reinterpret_cast<int32_t*>(step.outputs + 2 * step.rows) + index;
+      words[5 * step.rows] = verdict.period;
+      if (verdict.loop) words[0] |= kLoop;
+    }
+    if (known.forced && known.forced[0] < known.forced[1]) ++known.forced[0];
     known.tokens[known.length] = token;
     if (known.low_bytes) known.low_bytes[known.length] = uint8_t(token);
     request.length = known.length + 1;
@@ -116,6 +129,30 @@ class Result {
   }
 
  private:
+  // Compares the token with those before it, as csrc/cpu/loops.h does.
+  PLD_DEVICE Repeats extend_runs(Collective<Group>& c, LoopState& loops, int32_t token) const {
+    constexpr int32_t kNowhere = 0x7fffffff;
+    const int32_t n = loops.distances;
+    const int64_t generated = s.request.length - s.request.prompt_length;
+    const int32_t* const earlier = s.request.tokens + s.request.length - n;
+    int32_t* const runs = runs_of(loops);
+    int32_t block = kNowhere, gram = kNowhere;
+    PLD_ROLLED
+    for (int32_t i = (generated < n ? n - int32_t(generated) : 0) + g.thread(); i < n; i += Group::kThreads) {
+      const int32_t distance = n - i;
+      const int32_t run = earlier[i] == token ? runs[i] + 1 : 0;
+      runs[i] = run;
+      if (distance >= loops.min_pattern_size && distance <= loops.max_pattern_size &&
+          run >= distance * (loops.min_count - 1))
+        block = distance;  // the last one is the nearest
+      if (distance <= loops.window - loops.n && run >= loops.n) gram = distance;
+    }
+    const auto nearer = [](int32_t a, int32_t b) { return a < b ? a : b; };
+    block = c.reduce_block(block, kNowhere, nearer);
+    gram = c.reduce_block(gram, kNowhere, nearer);
+    return {block == kNowhere ? 0 : block, gram == kNowhere ? 0 : gram};
+  }
+
   PLD_DEVICE void write_stats(int kind, float maximum, double log_total) const {
     step.stats[4 * index + 2 * kind] = maximum;
     step.stats[4 * index + 2 * kind + 1] = log_total;

@@ -23,6 +23,12 @@ PLD_DEVICE void copy_request(typename Group::Ref g, Shared<Group>& s, const Requ
   for (int i = g.thread(); i < int(sizeof(Request) / 8); i += Group::kThreads) to[i] = words[i];
 }
 
+// The next id that comes without a draw; -1: none.
+PLD_DEVICE int64_t forced_token(const Request& request) {
+  const int32_t* const ids = request.forced;
+  return ids && ids[0] < ids[1] ? ids[2 + ids[0]] : -1;
+}
+
 // What needs nothing that the kernel before this one in the stream may still be writing.
 template <class Group>
 PLD_DEVICE void clear(typename Group::Ref g, Shared<Group>& s) {
@@ -42,6 +48,7 @@ PLD_DEVICE void sample_step(typename Group::Ref g, Shared<Group>& s, const Step&
   const bool nan = slices.template load<T>(logits);
   copy_request<Group>(g, s, request);
   g.sync_cluster();
+  const int64_t forced = forced_token(s.request);  // long before a block moves the queue on: barriers are between
   g.stamp(kLoaded);
   if (step.flags & kSayRaw) {  // the distribution before stage 2, at temperature 1
     Row<Group, RowSlices> raw(g, s, c, slices, kLog2E, nan);
@@ -61,15 +68,15 @@ PLD_DEVICE void sample_step(typename Group::Ref g, Shared<Group>& s, const Step&
   g.stamp(kInterval);
   const uint64_t bits =
       step.uniforms ? step.uniforms[index] : random_bits(params.seed, uint64_t(s.request.position), kStreamDraw);
-  const int64_t token = draw(row, interval, bits);
+  const int64_t drawn = draw(row, interval, bits), token = forced < 0 ? drawn : forced;
   const int64_t rank = step.flags & kSayRaw ? result.rank(c, slices, logits, token) : 0;
   if (token >= 0 ? slices.owns(int(token)) : interval.kept == 0 && g.block() == 0 && g.thread() == 0)
-    result.write(row, slices, interval, token, rank, logits);
+    result.write(row, slices, interval, token, drawn, rank, logits);
   g.stamp(kDrawn);
-  if (step.scores) result.write_scores(slices, interval, token);
+  if (step.scores) result.write_scores(slices, interval, drawn);
   if (step.flags & kAdvance) {
     g.sync();
-    if (s.drawn >= 0) result.remember(*request, s.drawn);
+    if (s.drawn >= 0) result.remember(c, *request, s.drawn);
   }
   g.stamp(kEnded);
 }

@@ -111,9 +111,11 @@ _FLOAT32 = torch.empty(0, dtype=torch.float32, device="cpu")
 _make = SampleOutput._make
 
 
-def outputs(rows: int, wanted: Wanted | None) -> SampleOutput:
-    """Tensors for a step of `rows` rows."""
-    bare = _INT64.new_empty(rows), None, None, None, _INT64.new_empty(rows), _INT32.new_empty(rows), None, None
+def outputs(rows: int, wanted: Wanted | None, watched: bool = False) -> SampleOutput:
+    """Tensors for a step of `rows` rows. watched: of which some are looked at for loops."""
+    token_ids, kept, status = _INT64.new_empty(rows), _INT64.new_empty(rows), _INT32.new_empty(rows)
+    period = _INT32.new_empty(rows) if watched else None
+    bare = token_ids, None, None, None, kept, status, None, None, period
     return _make(bare) if wanted is None else _with(_make(bare), rows, wanted)
 
 
@@ -148,7 +150,7 @@ def _memory(output: SampleOutput) -> list[int]:
 
 def addresses(output: SampleOutput, wanted: Wanted | None) -> tuple:
     """As native code wants them (csrc/cpu/module.cpp, outputs_of)."""
-    token_ids, logprobs, top_ids, top_logprobs, kept, status, raw_logprobs, ranks = output
+    token_ids, logprobs, top_ids, top_logprobs, kept, status, raw_logprobs, ranks, _ = output
     beside = None
     if wanted is not None:
         tensors = logprobs, raw_logprobs, ranks, top_ids, top_logprobs

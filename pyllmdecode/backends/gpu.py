@@ -42,8 +42,9 @@ class Outputs:
         self.rows = rows
         self.memory = torch.empty(5 * rows, dtype=torch.int64, device=device)
         self.token_ids, self.kept, words, self.ranks, rest = self.memory.view(5, rows).unbind()
-        words, rest = words.view(torch.int32), rest.view(torch.float32)
-        self.status, self.processed, self.raw = words[:rows], words[rows:].view(torch.float32), rest[:rows]
+        words, rest = words.view(torch.int32), rest.view(torch.int32)
+        self.status, self.processed = words[:rows], words[rows:].view(torch.float32)
+        self.raw, self.loop_period = rest[:rows].view(torch.float32), rest[rows:]
         self.bare = SampleOutput(self.token_ids, None, None, None, self.kept, self.status)
         self.address = self.memory.data_ptr()
 

@@ -12,6 +12,7 @@ from ..logprobs import Wanted
 from ..output import SampleOutput
 from ..params import SamplingParams
 from ..tables import HISTORY_FULL, WORD
+from . import loops
 from .gpu import Outputs, ReusedOutputs
 from .requests import Requests, build, idle
 
@@ -68,6 +69,10 @@ class State:
         self.requests: dict[int, tuple[Requests, ...]] = {}
         self.decided = np.zeros(max_batch, bool)
         self.least_lengths = [0] * max_batch
+        self.queues: dict[
+            int, tuple[Tensor, ...]
+        ] = {}  # of forced ids: how many have come, how many there are, the ids
+        self.watched: frozenset[int] = frozenset()  # slots that are looked at for loops
         self.outputs = ReusedOutputs(device) if reuse_outputs else functools.partial(Outputs, device=device)
         self.selections: dict[tuple[int, ...], Selection] = {}
         self.captured: list[tuple] = []  # what CUDA graphs read and write: it has to stay
@@ -102,15 +107,39 @@ class State:
             length = torch.where(longer > self.max_length, length, longer)
         if as_prompt:
             prompt_length = length
-        self._place(slot, params, seed, ids, length, prompt_length, status)
+        self._place(slot, params, seed, ids, length, prompt_length, status, 0 if drop else row[WORD["forced"]])
         self.least_lengths[slot] = max(self.least_lengths[slot] - drop, 0)
 
     def least_length(self, slot: int) -> int:
         """What is known without asking the device."""
         return self.least_lengths[slot]
 
+    @torch.inference_mode(False)
+    def force(self, slot: int, ids: list[int]) -> None:
+        """Ids that the next steps append without a draw, instead of those that an earlier call left."""
+        queue = torch.from_numpy(np.array([0, len(ids), *ids], np.int32)).to(self.device, non_blocking=True)
+        self._settle()
+        self.queues[slot] = *self.queues.get(slot, ()), queue  # whichever the table has the address of
+        self.table[slot, WORD["forced"]] = queue.data_ptr() if ids else 0
+        self._settle()
+        self.queues[slot] = (queue,)
+
+    def forced(self, slot: int) -> list[int]:
+        """Those that have not come yet. Waits for the device."""
+        if slot not in self.queues:
+            return []
+        self._settle()
+        address = int(self.table[slot, WORD["forced"]])
+        for queue in self.queues[slot]:
+            if queue.data_ptr() == address:
+                come, _, *ids = queue.tolist()
+                return ids[come:]
+        return []
+
     def fork(self, slot: int, copy: int, params: SamplingParams, seed: int) -> None:
         self.add(copy, params, seed, self.history(slot), self.prompt_length(slot))
+        if forced := self.forced(slot):
+            self.force(copy, forced)
 
     def remove(self, slot: int) -> None:
         self.rows = None
@@ -118,6 +147,8 @@ class State:
         self.table[slot] = self.idle  # a graph that is replayed all the same must not read what is freed here
         self._settle()
         self.requests.pop(slot, None)
+        self.queues.pop(slot, None)
+        self.watched -= {slot}
 
     def history(self, slot: int) -> Tensor:
         self._settle()
@@ -135,14 +166,16 @@ class State:
             self.rows = rows
         slots, decided = self.selection
         outputs = self.outputs(len(rows))
-        if is_capturing(self.device):  # whoever is in these slots when the graph is replayed may be undecided
+        if capturing := is_capturing(
+            self.device
+        ):  # whoever is in these slots when the graph is replayed may be undecided
             self.captured.append((slots, outputs if isinstance(self.outputs, ReusedOutputs) else None))
             decided = False
             wanted = wanted and wanted._replace(mixed=True)  # and may ask for something else
         elif (stream := current_stream(self.device)) != self.stream:
             self._settle()
             self.stream = stream
-        return self.kernels.run(
+        output = self.kernels.run(
             logits,
             slots,
             self.table,
@@ -154,6 +187,9 @@ class State:
             advance=True,
             decided=decided,
         )
+        if self.watched or capturing:
+            return output._replace(loop_period=outputs.loop_period)
+        return output
 
     def _held(self, slot: int) -> Requests:
         """What a slot's row of the table holds addresses of."""
@@ -173,11 +209,20 @@ class State:
 
     @torch.inference_mode(False)
     def _place(
-        self, slot: int, params: SamplingParams, seed: int, ids: Tensor, length: Tensor, prompts: Tensor, status=0
-    ) -> None:
-        """ids: int64 [1, L], of which the first `length` count, int64 [1]. status: flags beside those of the ids."""
+        self, slot: int, params: SamplingParams, seed: int, ids: Tensor, length: Tensor, prompts: Tensor, status=0,
+        forced=0,
+    ) -> None:  # fmt: skip
+        """ids: int64 [1, L], of which the first `length` count, int64 [1]. status: flags beside those of the ids.
+        forced: what the table has there.
+        """
         built = build([params], [seed], self.vocab_size, ids, length, prompts, length, self.max_length)
         built.table[:, WORD["status"]] |= status
+        built.table[:, WORD["forced"]] = forced
+        if params.watched:
+            watch = loops.build(params.repetition_detection, built.tokens[0], length, prompts)
+            built.table[:, WORD["loops"]] = watch.data_ptr()
+            built = built._replace(others=(built.others, watch))
+            self.watched |= {slot}
         self.rows = None
         self._settle()
         self.decided[slot] = params.temperature == 0 or 0 < params.top_k < self.vocab_size
@@ -185,6 +230,8 @@ class State:
         self.table[slot] = built.table[0]
         self._settle()
         self.requests[slot] = (built,)
+        if not params.watched:
+            self.watched -= {slot}
 
     @torch.inference_mode(False)
     def _select(self, rows: tuple[int, ...]) -> Selection:

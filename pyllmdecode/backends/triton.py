@@ -200,7 +200,7 @@ class Step:
         """After a run without `advance`: what is kept, over the temperature if `divide`, and -inf elsewhere."""
         rows, config, parts = len(slots), self.config, self._parts(touched)
         arguments = (logits, logits.stride(0), out, out.stride(0), self.vocab, slots, table, self.workspace)
-        arguments += (outputs.token_ids, int(divide), self.row_parts, parts)
+        arguments += (int(divide), self.row_parts, parts)
         sizes = (is_aligned(logits) and is_aligned(out), config.chunk, config.tile, config.capacity)
         return process_logits_kernel, rows * parts, config.warps, arguments, sizes
 

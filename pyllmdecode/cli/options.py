@@ -57,6 +57,7 @@ HELP = {
     "dry_allowed_length": "DRY: repetitions of so many tokens may go on at the price of the multiplier",
     "dry_penalty_last_n": "DRY: look at the last N tokens only; -1 is all",
     "dry_sequence_breakers": "DRY: repetitions do not reach across these tokens, or sequences of them (default: none)",
+    "repetition_detection": "say where a text has become a loop, as max_pattern_size=64 min_count=3 (default: off)",
     "seed": "the same seed draws the same text; further texts of a prompt take the numbers after it "
     "(default: a new one, which is printed)",
 }
@@ -91,6 +92,8 @@ def sampling_params(args: argparse.Namespace) -> pld.SamplingParams:
     given = {name: getattr(args, name) for name in names if name in args}
     if "logit_bias" in given:
         given["logit_bias"] = dict(given["logit_bias"])
+    if "repetition_detection" in given:
+        given["repetition_detection"] = dict(given["repetition_detection"])
     return pld.SamplingParams(**given)
 
 
@@ -216,6 +219,8 @@ def _option(name: str, hint: object) -> dict:
         return {"nargs": "+", "action": "extend", "type": _forced_pair, "metavar": "PLACE=ID"}
     if name == "exponential_decay_length_penalty":
         return {"type": _decay, "metavar": "START,FACTOR"}
+    if name == "repetition_detection":
+        return {"nargs": "+", "action": "extend", "type": _detection_pair, "metavar": "NAME=VALUE"}
     if name in ("bad_words_ids", "dry_sequence_breakers"):
         return {"nargs": "+", "action": "extend", "type": _id_sequence, "metavar": "ID,ID"}
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
@@ -259,6 +264,18 @@ def _decay(text: str) -> tuple[int, float]:
         return int(start), float(factor)
     except ValueError:
         raise argparse.ArgumentTypeError(f"got {text!r}; accepted: START,FACTOR, as in 100,1.05") from None
+
+
+def _detection_pair(text: str) -> tuple[str, float]:
+    name, equals, value = text.partition("=")
+    kinds = typing.get_type_hints(pld.RepetitionDetection)
+    try:
+        if equals and name in kinds:
+            return name, kinds[name](value)
+    except ValueError:
+        pass
+    accepted = f"NAME=VALUE with one of the names {', '.join(kinds)}"
+    raise argparse.ArgumentTypeError(f"got {text!r}; accepted: {accepted}")
 
 
 def _id_sequence(text: str) -> tuple[int, ...]:

@@ -8,9 +8,10 @@ from torch import Tensor
 from ..logprobs import Wanted
 from ..output import SampleOutput
 from ..params import FLOAT32_MAX, KINDS, LOG2_E, SamplingParams
-from ..tables import PROCESSED, RAW, STREAM_XTC
+from ..tables import LOOP, PROCESSED, RAW, STREAM_XTC
 from .edits import edit_row
 from .interval import Interval, find_interval
+from .loops import find_loop
 from .mass import float32, masses
 from .philox import as_bits, halves, high64, random_bits
 
@@ -25,11 +26,12 @@ def sample_step(
     seeds: Sequence[int],
     uniforms: Sequence[int] | Tensor | None = None,
     wanted: Wanted | None = None,
+    forced: Sequence[int | None] | None = None,
 ) -> SampleOutput:
     """Draw one token for each row of logits [B, V].
 
     history: B int64 tensors without padding. seeds: integers in [0, 2^64). uniforms: the 64 random bits of each row,
-    instead of Philox. Nothing is validated here.
+    instead of Philox. forced: the token of each row that gets one without a draw. Nothing is validated here.
     """
     device = logits.device
     if uniforms is None:
@@ -47,15 +49,23 @@ def sample_step(
         status=torch.zeros(batch, dtype=torch.int32, device=device),
     )
     out = out if wanted is None else with_logprobs(out, wanted)
+    if any(one.watched for one in params):
+        out = out._replace(loop_period=torch.zeros(batch, dtype=torch.int32, device=device))
     for row in range(batch):
         raw, x, out.status[row] = edit_row(logits[row], params[row], history[row], int(prompt_lengths[row]))
         kept, temperature = find_interval(x, params[row], chances[row])
         out.kept[row] = kept.sum()
-        if kept.any():
+        if forced is not None and forced[row] is not None:
+            out.token_ids[row] = forced[row]
+        elif kept.any():
             inside = torch.where(kept, x, float32(-torch.inf, x))
             out.token_ids[row] = draw(masses(inside, temperature), bits[row])
         if wanted is not None:
             write_logprobs(out, row, raw, x, Interval(kept, temperature), params[row], wanted)
+        if params[row].watched and out.token_ids[row] >= 0:
+            generated = [*history[row][int(prompt_lengths[row]) :].tolist(), int(out.token_ids[row])]
+            out.loop_period[row], loop = find_loop(generated, params[row].repetition_detection)
+            out.status[row] |= LOOP * loop
     return out
 
 

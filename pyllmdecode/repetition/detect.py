@@ -1,4 +1,4 @@
-"""Loops in finished sequences: what the steps that wrote them would have said (docs/contract.md, Loops)."""
+"""Loops in finished sequences: what the steps that wrote them would have said (docs/contract.md, section 9)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -31,6 +31,7 @@ OPTIONS = {
     "eos_token_ids": (["9", "10"], (9, 10)),
     "logprobs": (["both"], "both"),
     "top_logprobs": (["2"], 2),
+    "repetition_detection": (["max_pattern_size=8", "min_count=3"], pld.RepetitionDetection(8, min_count=3)),
     "seed": (["-3"], -3),
     "top_n_sigma": (["1.5"], 1.5),
     "min_k": (["3"], 3.0),

@@ -5,28 +5,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import detections
 
 import pyllmdecode as pld
 from pyllmdecode import RepetitionDetection
 from pyllmdecode.repetition import detect
 
 TOKENS = st.lists(st.integers(-1, 3), max_size=40)
-
-
-@st.composite
-def detections(draw):
-    """Any detection of short blocks and windows."""
-    most = draw(st.integers(0, 9))
-    n = draw(st.integers(1, 5))
-    return RepetitionDetection(
-        most,
-        draw(st.integers(1, most or 3)),
-        draw(st.integers(2, 5)),
-        draw(st.integers(0, 12)),
-        draw(st.sampled_from([0, n, n + 1, n + 7, 30])),
-        n,
-        draw(st.floats(0.01, 1.0)),
-    )
 
 
 def smallest_block(tokens, detection):
