@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from ..tables import EMPTY_ROW, HISTORY_FULL, NAN_LOGITS
+from .forced import forced_token, value_after_edits
 from .layout import (
     ALLOWED_COUNT,
     BAD_WORDS_COUNT,
@@ -41,7 +42,7 @@ from .layout import (
 from .loops import LOOPS, watch
 from .mass import exponent, log2_share, mass
 from .philox import random_bits
-from .rows import INF, load_untouched, sanitise, widen
+from .rows import INF, load_untouched
 
 _BLOCK = tl.constexpr(1024)
 _LOG_2 = tl.constexpr(0.6931471805599453)
@@ -149,35 +150,6 @@ def draw(
     passed = before + tl.cumsum(kept_mass, 0) <= target
     place = tl.sum(passed.to(tl.int32), 0)
     return tile * TILE + place, tl.load(tile_x + place), total
-
-
-@triton.jit
-def forced_token(it):
-    """The next id that comes without a draw; -1: none."""
-    token, ids = tl.full([], -1, tl.int32), int32_array(it, FORCED)
-    if tl.load(it + FORCED) != 0:
-        at = tl.load(ids)
-        if at < tl.load(ids + 1):
-            token = tl.load(ids + 2 + at)
-    return token
-
-
-@triton.jit
-def value_after_edits(it, row, touched, banned, edited, token):
-    """x of any token; -inf where it is banned."""
-    x = sanitise(widen(tl.load(row + token)))
-    if edited:
-        word, bit = token >> 5, token & 31
-        if ((tl.load(touched + word) >> bit) & 1) != 0:
-            x = tl.full([], -INF, tl.float32)
-            size, ids = tl.load(it + NUM_TOUCHED).to(tl.int32), int32_array(it, TOUCHED_IDS)
-            for first in range(0, size, _BLOCK):
-                at = first + tl.arange(0, _BLOCK)
-                here = (at < size) & (tl.load(ids + at, mask=at < size, other=-1) == token)
-                values = tl.load(float32_array(it, TOUCHED_X) + at, mask=here, other=-INF)
-                x = tl.maximum(x, tl.max(values, 0))
-        x = tl.where(((tl.load(banned + word) >> bit) & 1) != 0, -INF, x)
-    return x
 
 
 @triton.jit

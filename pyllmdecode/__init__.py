@@ -2,12 +2,13 @@
 
 import importlib
 
-from . import metrics, reference, repetition
+from . import metrics, policies, reference, repetition
 from .api import process_logits, sample
 from .backends.choice import Backend, backends
 from .detection import RepetitionDetection
 from .output import RowError, SampleOutput
 from .params import SamplingParams
+from .policies import LoopPolicy
 from .sampler import Sampler
 from .scoring import ScoreOutput, score
 from .seeding import seeds
@@ -30,6 +31,7 @@ __all__ = [
     "HISTORY_FULL",
     "LOOP",
     "NAN_LOGITS",
+    "LoopPolicy",
     "Backend",
     "RepetitionDetection",
     "RowError",
@@ -39,6 +41,7 @@ __all__ = [
     "ScoreOutput",
     "backends",
     "metrics",
+    "policies",
     "process_logits",
     "reference",
     "repetition",

@@ -84,7 +84,7 @@ class Mirror:
 
     def restore(self, slot, backend):
         """A snapshot that a sampler of another backend has taken up and given on."""
-        between = backend.sampler(self.vocab, 1, self.max_length)
+        between = pld.Sampler(self.vocab, 1, self.max_length, backend=backend)
         data = between.snapshot(between.restore(self.sampler.snapshot(slot)))
         copy, source = self.sampler.restore(data), self.requests[slot]
         assert copy == self.free[0] and data == self.sampler.snapshot(slot)

@@ -2,7 +2,6 @@
 
 import hypothesis.stateful as stateful
 from cases import INF, LISTS, normal
-from conftest import BackendUnderTest
 from hypothesis import settings
 from hypothesis import strategies as st
 from sampler_model import Mirror
@@ -57,7 +56,7 @@ class SamplerMachine(stateful.RuleBasedStateMachine):
     @stateful.precondition(lambda self: self.mirror.requests and self.mirror.free)
     @stateful.rule(data=st.data(), name=st.sampled_from(["reference", "cpu"]))
     def restore(self, data, name):
-        self.mirror.restore(self.slot(data), BackendUnderTest(name, "cpu"))
+        self.mirror.restore(self.slot(data), name)
 
     @stateful.rule(data=st.data(), seed=st.integers(0, 99), options=st.sampled_from(LISTS), all_slots=st.booleans())
     def step(self, data, seed, options, all_slots):

@@ -105,7 +105,9 @@ def _generate(parser, args: argparse.Namespace) -> int:
         if params.temperature > 0:
             note(f"seed {params.seed} (--seed {params.seed} draws the same again)")
     single = len(prompts) * args.n == 1
-    style = {"headings": not single, "live": single and not args.no_stream and not args.json, "as_json": args.json}
+    live = single and not args.no_stream and not args.json and args.on_loop is None
+    style = {"headings": not single, "live": live, "as_json": args.json}
+    policy = _policy(args.on_loop, tokenizer)
     output, tokens, model_seconds, sampler_seconds = Output(), 0, 0.0, 0.0
     requests = _requests(tokenizer, prompts, ids, params, args)
     while batch := list(itertools.islice(requests, args.batch_size)):
@@ -118,6 +120,8 @@ def _generate(parser, args: argparse.Namespace) -> int:
                 [request.params for request in batch],
                 max_new_tokens=args.max_new_tokens,
                 backend=args.backend,
+                policy=policy,
+                on_rewind=writer.rewind,
                 on_token=writer.token,
                 on_end=writer.end,
                 on_step=writer.step,
@@ -150,7 +154,23 @@ def _checked(args: argparse.Namespace) -> tuple[pld.SamplingParams, list[str]]:
         if not stop:
             raise ValueError(f"stop[{index}]: got {stop!r}; accepted: a text that is not empty")
     choose(args.backend, torch.device("cpu"))
+    _policy(args.on_loop, None)
     return params, read_prompts(args.prompt, args.prompt_file)
+
+
+def _policy(on_loop: str | None, tokenizer) -> pld.LoopPolicy | None:
+    """tokenizer: None while only the words of the option are looked at."""
+    if on_loop is None:
+        return None
+    kind, _, text = on_loop.partition(":")
+    if on_loop in ("stop", "regenerate"):
+        return pld.LoopPolicy(pld.policies.stop if on_loop == "stop" else pld.policies.regenerate())
+    if kind != "escape" or not text:
+        raise ValueError(f"on_loop: got {on_loop!r}; accepted: stop, regenerate, escape:TEXT")
+    require_text("on_loop", text)
+    if tokenizer is None:
+        return None
+    return pld.LoopPolicy(pld.policies.escape(tokenizer(text, add_special_tokens=False)["input_ids"]))
 
 
 def _require_positive(**values: int | None) -> None:

@@ -16,7 +16,8 @@ DEFAULT_NEW_TOKENS = 128
 class Generation:
     """What `generate` made. The eos id that stopped a row is the last of its token ids.
 
-    Why rows ended: "eos"; "stop", where `on_token` said so; "length"; "empty", where nothing could be drawn.
+    Why rows ended: "eos"; "stop", where `on_token` said so; "length"; "empty", where nothing could be drawn;
+    "loop", where the policy said so.
     """
 
     prompt_ids: list[list[int]]
@@ -43,6 +44,8 @@ def generate(
     on_end: Callable[[int, str], object] | None = None,
     on_logits: Callable[[list[int], torch.Tensor], object] | None = None,
     on_step: Callable[[list[int], pld.SampleOutput], object] | None = None,
+    on_rewind: Callable[[int, int], object] | None = None,
+    policy: pld.LoopPolicy | None = None,
 ) -> Generation:
     """Continue each prompt (a text, or token ids) as one batch, until its eos or `max_new_tokens`.
 
@@ -52,6 +55,7 @@ def generate(
     on_token(prompt, id) is called for each drawn token, and stops the row where it returns True; on_end(prompt, reason)
     for each row that has stopped; on_logits(prompts, logits [rows, V]) before each draw, with the indices of the
     prompts that are still running; on_step(prompts, output) after it. None of them counts in the timing.
+    policy: what to do about loops; on_rewind(prompt, n) is called where it drops a prompt's last n tokens.
     Raises ValueError for parameters or sizes that are not accepted, before the model runs, and for a model that keeps
     no keys and values.
     """
@@ -59,6 +63,7 @@ def generate(
     if len(params) != len(prompts):
         raise ValueError(f"params: got {len(params)}; accepted: one for all {len(prompts)} prompts or one for each")
     params = [p if p.eos_token_ids else replace(p, eos_token_ids=_eos_ids(model, tokenizer)) for p in params]
+    params = [policy.watched(one) for one in params] if policy else params
     prompt_ids = [encode(tokenizer, index, prompt) for index, prompt in enumerate(prompts)]
     lengths = new_tokens(model.config, prompt_ids, max_new_tokens)
     result = Generation(prompt_ids, [[] for _ in prompts], [None for _ in prompts])
@@ -78,8 +83,8 @@ def generate(
         raise _keeps_nothing(model)
     # A prompt of 500 tokens needs one row of logits, not 500.
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
-    calls = on_token, on_end, on_logits, on_step
-    on_token, on_end, on_logits, on_step = (call or (lambda *_: None) for call in calls)
+    calls = on_token, on_end, on_logits, on_step, on_rewind
+    on_token, on_end, on_logits, on_step, on_rewind = (call or (lambda *_: None) for call in calls)
     running, cache = list(range(len(prompts))), None
     while running:
         start = _now(device)
@@ -92,12 +97,14 @@ def generate(
         result.model_seconds += _now(device) - start
         on_logits(running, logits)
         start = _now(device)
-        output = sampler.step(logits, slots=[slots[row] for row in running])
+        rows = [slots[row] for row in running]
+        output = sampler.step(logits, slots=rows)
         drawn = output.token_ids.tolist()
+        answers = policy.after(sampler, rows, output) if policy else {}
         result.sampler_seconds += _now(device) - start
         on_step(running, output)
 
-        staying = []
+        staying, dropped = [], [0] * len(running)
         for place, (row, token) in enumerate(zip(running, drawn, strict=True)):
             made, eos = result.token_ids[row], params[row].eos_token_ids or ()
             reason = "empty"
@@ -105,21 +112,35 @@ def generate(
                 made.append(token)
                 told = on_token(row, token)
                 reason = "eos" if token in eos else "stop" if told is True else None
+                if reason is None and (answer := answers.get(slots[row])):
+                    dropped[place] = answer.rewind
+                    del made[len(made) - answer.rewind :]
+                    on_rewind(row, answer.rewind)
+                    reason = "loop" if answer.stop else None
                 reason = reason or ("length" if len(made) >= lengths[row] else None)
             if reason is None:
                 staying.append(place)
                 continue
             sampler.remove(slots[row])
+            if policy:
+                policy.forget(slots[row])
             result.finish_reasons[row] = reason
             on_end(row, reason)
+        positions = positions[:, -1:] + 1
+        if any(dropped):
+            # Hides dropped tokens where they stand in the cache, as its rows are of one length, and the one before,
+            # which comes again: the last token that was drawn is not there yet.
+            gone = torch.tensor(dropped, dtype=torch.long, device=device)[:, None]
+            mask = torch.where(mask.flip(1).cumsum(1).flip(1) <= gone, 0, mask)
+            positions = positions - gone
         if len(staying) < len(running):
             running = [running[place] for place in staying]
             kept = torch.tensor(staying, dtype=torch.long, device=device)
             cache.batch_select_indices(kept)
             mask, positions = mask[kept], positions[kept]
-        tokens = torch.tensor([result.token_ids[row][-1:] for row in running], device=device)
+        last = [(result.token_ids[row] or prompt_ids[row])[-1:] for row in running]
+        tokens = torch.tensor(last, device=device)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        positions = positions[:, -1:] + 1
     return result
 
 

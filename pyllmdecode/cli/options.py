@@ -116,6 +116,13 @@ def _add_generate(commands) -> None:
     texts("-n", type=int, default=1, metavar="N", help="texts for each prompt (default: %(default)s)")
     texts("--stop", **several, metavar="TEXT", help="a text ends before the first of these (default: none)")
     texts(
+        "--on-loop",
+        metavar="WHAT",
+        help="where a text begins to repeat itself: stop; regenerate (goes back, and on with other parameters for a "
+        "while); or escape:TEXT (goes back, and on after TEXT). --repetition-detection says what is a loop (default: "
+        "go on)",
+    )
+    texts(
         "--max-new-tokens",
         type=int,
         metavar="N",

@@ -15,10 +15,14 @@ class TextStream:
     """
 
     def __init__(self, tokenizer, context: Sequence[int] = (), stops: Sequence[str] = ()):
-        self._tokenizer = tokenizer
-        self._ids = list(context)[-CONTEXT:]
+        self._tokenizer, self._context, self._stops = tokenizer, list(context)[-CONTEXT:], stops
+        self.restart()
+
+    def restart(self) -> None:
+        """As if nothing had been pushed."""
+        self._ids = list(self._context)
         self._shown = self._decode()
-        self._stops, self._held = stops, ""
+        self._held = ""
         self.stopped = False
 
     def push(self, token: int) -> str:

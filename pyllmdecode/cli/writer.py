@@ -88,6 +88,14 @@ class Writer:
         self._grow(request, request.stream.push(token))
         return request.stream.stopped
 
+    def rewind(self, row: int, n: int) -> None:
+        """Take back a text's last n tokens. Not of a live one."""
+        request = self._batch[row]
+        kept = len(request.token_ids) - n
+        del request.token_ids[kept:], request.logprobs[kept:]
+        request.stream.restart()
+        request.text = "".join([request.stream.push(token) for token in request.token_ids])
+
     def end(self, row: int, reason: str) -> None:
         request = self._batch[row]
         self._grow(request, request.stream.flush())

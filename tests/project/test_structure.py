@@ -16,7 +16,7 @@ FLOORS = (
     {"kernels"},
     {"backends"},
     {"eager", "gradient", "ops", "api", "snapshots", "control", "sampler", "scoring"},
-    {"search", "parallel", "losses", "repetition", "metrics"},
+    {"search", "parallel", "losses", "repetition", "metrics", "policies"},
     {"pyllmdecode"},
     {"integrations", "cli", "__main__"},
 )
@@ -24,7 +24,7 @@ FLOORS = (
 BENCH_FLOORS = (
     {"cases", "machine", "progress"},
     {"interface"},
-    {"cpu", "gpu", "losses", "study"},
+    {"cpu", "gpu", "loops", "losses", "study"},
     {"report"},
     {"conftest"},
 )
