@@ -61,7 +61,7 @@ class Processed(Formula):
         """The kept tokens of each row where they are few in all of them: ids [N, K], -1 where there is none; their
         log-probabilities; and the derivatives of scores by logits. None where some row keeps many.
         """
-        if not self.filters:
+        if not self.filters or any(one.xtc_probability for one in self.params):  # which drops from above
             return None
         parts = []
         for rows, logits in reading.given(source):
