@@ -1,12 +1,12 @@
 """What ends a loop, and what it costs: forty prompts, SmolLM2-135M-Instruct, penalties, bans and policies.
 
-    python -m bench.loops [--tokens 200] [--methods plain regenerate ...] [--out bench/results/loops.json]
-    python -m bench.loops --report bench/results/loops.json      # the tables, and the picture beside docs/repetition.md
+    python -m bench.loops [--tokens 200] [--methods plain regenerate ...] [--out bench/loops.json]
+    python -m bench.loops --report bench/loops.json      # the tables, and the picture beside docs/repetition.md
 
-A text "ends in a loop" where `repetition.detect` says so of its last token for blocks of up to 64 tokens, three times
-in a row: what a reader would call one. Fluency is the mean log-probability of the text's tokens under the model as it
-is, at temperature 1 and without penalties; also of the tokens that are new (end no 4-gram that the text had before), as
-a model finds its own loops very probable.
+A text "ends in a loop" where `repetition.detect` says so of its last token, for blocks of 4 to 64 tokens three times in
+a row: what a reader would call one. Fluency is the mean log-probability of the text's tokens under the model as it is,
+at temperature 1 and without penalties; also of the tokens that are new (end no 4-gram that the text had before), as a
+model finds its own loops very probable.
 """
 
 import argparse
@@ -62,7 +62,7 @@ Mathematics is the study of
 After the war, the country
 Question: Why is the sky blue? Answer:""".split("\n")
 
-LOOP = pld.RepetitionDetection(max_pattern_size=64, min_count=3)
+LOOP = pld.RepetitionDetection(64, min_pattern_size=4, min_count=3)
 PARAMS = {
     "plain": {},
     "repetition 1.1": {"repetition_penalty": 1.1},
@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.3])
     parser.add_argument("--methods", nargs="+", default=[*PARAMS, *POLICIES])
     parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="only the first so many, to try it")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/loops.json"))
+    parser.add_argument("--out", type=Path, default=Path("bench/loops.json"))
     parser.add_argument("--report", type=Path)
     arguments = parser.parse_args()
     if arguments.report:

@@ -12,9 +12,10 @@ from .params import SamplingParams
 from .sampler import Sampler
 from .tables import LOOP
 
-# A block of up to 64 tokens, three times in a row; or half of the 4-grams of the last 96 tokens seen before: loops
-# whose copies differ a little, as in a list whose numbers count on. Chosen by docs/repetition.md.
-DETECTION = RepetitionDetection(max_pattern_size=64, min_count=3, window=96, n=4, threshold=0.5)
+# A block of 4 to 64 tokens three times in a row: "ha ha ha" and three empty lines are none, twelve of one token are. Or
+# half of the 4-grams of the last 96 tokens seen before, for loops whose copies differ a little, as in a list whose
+# numbers count on.
+DETECTION = RepetitionDetection(64, min_pattern_size=4, min_count=3, window=96, n=4, threshold=0.5)
 
 
 class Loop(NamedTuple):
