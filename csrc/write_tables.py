@@ -25,6 +25,8 @@ def header() -> str:
         lines.append(f"constexpr int {name}Terms = {len(values)};")
         lines.append(f"#define PLD_{name[1:].upper()}_COEFFICIENTS \\")
         lines.append("  " + ", ".join(value.hex() for value in values))
+    lines.append("#define PLD_RACE_COEFFICIENTS \\")
+    lines.append("  " + ", ".join(f"{value.hex()}f" for value in tables.RACE_COEFFICIENTS))
     lines.append(f"constexpr double kSqrtHalf = {tables.SQRT_HALF.hex()};")
     lines.append("")
     integers = [
@@ -39,6 +41,7 @@ def header() -> str:
         ("int", "kPhiloxRounds", tables.PHILOX_ROUNDS),
         ("uint64_t", "kStreamDraw", tables.STREAM_DRAW),
         ("uint64_t", "kStreamXtc", tables.STREAM_XTC),
+        ("uint64_t", "kStreamRace", tables.STREAM_RACE),
         ("int32_t", "kNanLogits", tables.NAN_LOGITS),
         ("int32_t", "kEmptyRow", tables.EMPTY_ROW),
         ("int32_t", "kBadHistoryId", tables.BAD_HISTORY_ID),

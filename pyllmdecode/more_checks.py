@@ -21,7 +21,7 @@ def _below_one(name: str, value) -> float:
     return checks.number(name, value, accepted, low=0.0, high=1 - 2.0**-53)
 
 
-def _scope(*accepted: str):
+def _one_of(*accepted: str):
     def check(name: str, value) -> str:
         if not isinstance(value, str):
             raise TypeError(f"{name}: got {value!r} ({type(value).__name__}); accepted: {', '.join(accepted)}")
@@ -135,10 +135,10 @@ FIELDS = {  # name -> check(name, value), which is not asked about None
     "dynatemp_exponent": _within("a finite number >= 0", 0.0),
     "temperature_last": _flag,
     "penalty_last_n": _window,
-    "repetition_scope": _scope("all", "generated", "prompt"),
-    "count_scope": _scope("all", "generated", "prompt"),
-    "ngram_scope": _scope("all", "generated"),
-    "bad_words_scope": _scope("all", "generated"),
+    "repetition_scope": _one_of("all", "generated", "prompt"),
+    "count_scope": _one_of("all", "generated", "prompt"),
+    "ngram_scope": _one_of("all", "generated"),
+    "bad_words_scope": _one_of("all", "generated"),
     "sequence_bias": _sequence_bias,
     "suppress_token_ids": _ids_or_none,
     "begin_suppress_token_ids": _ids_or_none,
@@ -153,4 +153,5 @@ FIELDS = {  # name -> check(name, value), which is not asked about None
     "dry_allowed_length": lambda name, value: checks.integer(name, value, "an integer >= 1", low=1),
     "dry_penalty_last_n": _window,
     "dry_sequence_breakers": _breakers,
+    "draw": _one_of("inverse", "gumbel"),
 }

@@ -11,7 +11,17 @@ import numpy as np
 from .checks import float32_bits
 from .logarithm import log2
 from .params import FLOAT32_MAX, KINDS, LOG2_E, SamplingParams
-from .tables import EXTRA_FORMAT, EXTRA_SIZE, NO_TOP_P, RECORD_FORMAT, RECORD_SIZE, SCOPES, TOP_P_BITS, top_p_units
+from .tables import (
+    DRAWS,
+    EXTRA_FORMAT,
+    EXTRA_SIZE,
+    NO_TOP_P,
+    RECORD_FORMAT,
+    RECORD_SIZE,
+    SCOPES,
+    TOP_P_BITS,
+    top_p_units,
+)
 
 INT32_MAX = 2**31 - 1
 
@@ -152,7 +162,7 @@ def _pack_extras(params: SamplingParams, lists: MutableSequence[int]) -> bytes:
         min(params.dry_allowed_length, INT32_MAX),
         window(params.dry_penalty_last_n),
         int(any(getattr(params, name) != getattr(_OFF, name) for name in _EDITS)),
-        0,
+        DRAWS[params.draw],
     )
 
 

@@ -82,6 +82,8 @@ class SamplingParams:
         probable, and encoder_no_repeat_ngram_size, whose n-grams cannot come (transformers).
     dry_multiplier, dry_base, dry_allowed_length, dry_penalty_last_n, dry_sequence_breakers: a penalty that grows with
         the length of what would be repeated (llama.cpp); breakers are ids or sequences of ids. A multiplier of 0: off.
+    draw: "inverse", from the running sum of probabilities, or "gumbel", by races that depend on seed, position and a
+        token's id, so that a token wins as long as none is added that beats it; `uniforms` do not matter then.
 
     Rows with the same seed and histories of one length draw with the same random bits, whatever their prompts:
     `pyllmdecode.seeds` makes different seeds from one.
@@ -141,6 +143,7 @@ class SamplingParams:
     dry_allowed_length: int = 2
     dry_penalty_last_n: int | None = -1
     dry_sequence_breakers: Sequence[int | Sequence[int]] | None = None
+    draw: str = "inverse"
 
     # Not fields: neither compared nor pickled.
     _record = None  # the packed record, seed 0, of parameters without lists

@@ -66,6 +66,17 @@ EXP2_COEFFICIENTS = tuple(
         "0x1.816193166d0f9p-40",
     )
 )
+RACE_COEFFICIENTS = tuple(  # the first ones of LOG2_COEFFICIENTS, as float32
+    float.fromhex(text)
+    for text in (
+        "0x1.7154760000000p+1",
+        "0x1.ec709e0000000p-1",
+        "0x1.2776c60000000p-1",
+        "0x1.a617620000000p-2",
+        "0x1.484b140000000p-2",
+        "0x1.0c9a840000000p-2",
+    )
+)
 SQRT_HALF = float.fromhex("0x1.6a09e667f3bcdp-1")
 
 
@@ -81,6 +92,9 @@ PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
 PHILOX_ROUNDS = 10
 STREAM_DRAW = 0  # the stream that draws the token
 STREAM_XTC = 1  # whether XTC is applied
+STREAM_RACE = (
+    2  # the races of draw="gumbel", in the low word of the stream; a quarter of the token's id in the high one
+)
 
 # Flags of `status`.
 NAN_LOGITS = 1
@@ -162,8 +176,9 @@ EXTRA_FIELDS = (
     ("dry_allowed_length", "i", "int32_t", ""),
     ("dry_last_n", "i", "int32_t", "2^31 - 1: all"),
     ("edits", "i", "int32_t", "0: no logit is changed by any of these"),
-    ("unused", "i", "int32_t", ""),
+    ("draw", "i", "int32_t", "DRAWS"),
 )
+DRAWS = {"inverse": 0, "gumbel": 1}
 SCOPES = {"all": 0, "generated": 1, "prompt": 2}
 EXTRA_FORMAT = "<" + "".join(code for _, code, _, _ in EXTRA_FIELDS)
 EXTRA_SIZE = struct.calcsize(EXTRA_FORMAT)

@@ -38,6 +38,7 @@ def extras(draw, vocab: int) -> dict:
         **maybe("dynatemp_range", st.floats(0, 10)),
         **maybe("dynatemp_exponent", st.floats(0, 3)),
         **maybe("temperature_last", st.just(True)),
+        **maybe("draw", st.just("gumbel")),
         **draw(edits(vocab)),
     }
 

@@ -1,6 +1,6 @@
 """The fields that few requests use, on the backends that have them, against the reference; others refuse them."""
 
-import itertools
+import functools
 
 import pytest
 import torch
@@ -30,6 +30,8 @@ EXTRAS = (
     {"encoder_ids": range(9), "encoder_repetition_penalty": 1.5, "encoder_no_repeat_ngram_size": 2},
     {"dry_multiplier": 0.8, "dry_allowed_length": 1},
     {"dry_multiplier": 0.8, "dry_sequence_breakers": [2, [0, 1]], "dry_penalty_last_n": 100},
+    {"draw": "gumbel"},
+    {"draw": "gumbel", "top_k": 50, "typical_p": 0.9, "dynatemp_range": 0.4},
     *({"min_tokens_to_keep": n, "top_p": 0.2} for n in (2, 40, VOCAB, 10**12)),
     *({"dynatemp_range": r, "dynatemp_exponent": e} for r, e in ((0.3, 1.0), (1.0, 2.0), (3.0, 0.0))),
     {"temperature_last": True, "temperature": 0.3, "min_p": 0.05},
@@ -44,21 +46,29 @@ EXTRAS = (
 )
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("extra", EXTRAS, ids=lambda extra: ",".join(f"{k}={v}" for k, v in extra.items()))
-def test_hard_rows(native, extra, dtype):
-    """Each alone, on rows that are hard to get right, with penalties and bans beside it."""
+@functools.cache
+def hard_case(number, dtype, temperature):
+    """The reference answers once for all instruction sets."""
     logits = hard_batch(VOCAB, DTYPES[dtype])
     history, prompts = hard_histories(len(logits), VOCAB)
-    turn = itertools.cycle(LISTS)
-    for temperature in (1.0, 0.4, 30.0) if dtype == "float32" else (0.8,):
-        one = {"temperature": temperature, "repetition_penalty": 1.2, "frequency_penalty": 0.1} | extra
-        params = SamplingParams(**one, no_repeat_ngram_size=3, seed=5)
-        options = next(turn) | {"prompt_lengths": prompts, "uniforms": draws(len(logits), seed=3)}
-        case = Case(logits, params, history, options)
-        case.check_sample(native)
-        if temperature != 0.4:
-            case.check_process_logits(native)
+    one = {"temperature": temperature, "repetition_penalty": 1.2, "frequency_penalty": 0.1} | EXTRAS[number]
+    params = SamplingParams(**one, no_repeat_ngram_size=3, seed=5)
+    options = LISTS[number % len(LISTS)] | {"prompt_lengths": prompts, "uniforms": draws(len(logits), seed=3)}
+    return Case(logits, params, history, options)
+
+
+OTHERS = pytest.mark.thorough
+HARD = [("float32", 0.8), *(pytest.param(dtype, 0.8, marks=OTHERS) for dtype in ("float16", "bfloat16"))]
+HARD += [pytest.param("float32", temperature, marks=OTHERS) for temperature in (0.4, 30.0)]
+
+
+@pytest.mark.parametrize("dtype, temperature", HARD)
+@pytest.mark.parametrize("number", range(len(EXTRAS)), ids=lambda number: ",".join(map(str, EXTRAS[number].items())))
+def test_hard_rows(native, number, dtype, temperature):
+    """Each alone, on rows that are hard to get right, with penalties and bans beside it."""
+    case = hard_case(number, dtype, temperature)
+    case.check_sample(native)
+    case.check_process_logits(native)
 
 
 @settings(max_examples=60)

@@ -67,6 +67,7 @@ EXAMPLES = {
     "dry_allowed_length": (1, {"dry_multiplier": 1.0}),
     "dry_penalty_last_n": (3, {"dry_multiplier": 1.0, "dry_allowed_length": 1}),
     "dry_sequence_breakers": ([0], {"dry_multiplier": 1.0, "dry_allowed_length": 1}),
+    "draw": ("gumbel", {"temperature": 100.0}),
 }
 
 

@@ -6,8 +6,8 @@
 
 PLD_BEGIN
 
-// The first 64 bits for key = seed and counter = (position, stream).
-PLD_HD uint64_t random_bits(uint64_t seed, uint64_t position, uint64_t stream) {
+// Four words for key = seed and counter = (position, stream).
+PLD_HD void philox_words(uint64_t seed, uint64_t position, uint64_t stream, uint32_t (&words)[4]) {
   uint32_t c0 = uint32_t(position), c1 = uint32_t(position >> 32);
   uint32_t c2 = uint32_t(stream), c3 = uint32_t(stream >> 32);
   uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
@@ -20,7 +20,14 @@ PLD_HD uint64_t random_bits(uint64_t seed, uint64_t position, uint64_t stream) {
     k0 += kPhiloxW0;
     k1 += kPhiloxW1;
   }
-  return uint64_t(c0) | (uint64_t(c1) << 32);
+  words[0] = c0, words[1] = c1, words[2] = c2, words[3] = c3;
+}
+
+// The first 64 bits of them.
+PLD_HD uint64_t random_bits(uint64_t seed, uint64_t position, uint64_t stream) {
+  uint32_t words[4];
+  philox_words(seed, position, stream, words);
+  return uint64_t(words[0]) | (uint64_t(words[1]) << 32);
 }
 
 PLD_HD uint64_t high64(uint64_t a, uint64_t b) {

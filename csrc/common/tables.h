@@ -17,6 +17,8 @@ constexpr int kLog2Terms = 11;
 constexpr int kExp2Terms = 14;
 #define PLD_EXP2_COEFFICIENTS \
   0x1.0000000000000p+0, 0x1.62e42fefa39efp-1, 0x1.ebfbdff82c58fp-3, 0x1.c6b08d704a0c0p-5, 0x1.3b2ab6fba4e77p-7, 0x1.5d87fe78a6731p-10, 0x1.430912f86c787p-13, 0x1.ffcbfc588b0c7p-17, 0x1.62c0223a5c824p-20, 0x1.b5253d395e7c4p-24, 0x1.e4cf5158b8ecap-28, 0x1.e8cac7351bb25p-32, 0x1.c3bd650fc2986p-36, 0x1.816193166d0f9p-40
+#define PLD_RACE_COEFFICIENTS \
+  0x1.7154760000000p+1f, 0x1.ec709e0000000p-1f, 0x1.2776c60000000p-1f, 0x1.a617620000000p-2f, 0x1.484b140000000p-2f, 0x1.0c9a840000000p-2f
 constexpr double kSqrtHalf = 0x1.6a09e667f3bcdp-1;
 
 constexpr int kMassBits = 40;
@@ -30,6 +32,7 @@ constexpr int kTopHTokens = 100;
 constexpr int kPhiloxRounds = 10;
 constexpr uint64_t kStreamDraw = 0;
 constexpr uint64_t kStreamXtc = 1;
+constexpr uint64_t kStreamRace = 2;
 constexpr int32_t kNanLogits = 1;
 constexpr int32_t kEmptyRow = 2;
 constexpr int32_t kBadHistoryId = 4;
@@ -112,7 +115,7 @@ struct ExtraParams {
   int32_t dry_allowed_length;
   int32_t dry_last_n;  // 2^31 - 1: all
   int32_t edits;  // 0: no logit is changed by any of these
-  int32_t unused;
+  int32_t draw;  // DRAWS
 };
 static_assert(sizeof(ExtraParams) == 240);
 

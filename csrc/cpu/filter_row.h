@@ -127,6 +127,7 @@ class FilterRow : public Row<T> {
     if (focused_) this->collect(low_), this->settled_ = true;
   }
 
+  const Scale& scale() const { return of_; }
   float top() const { return top_ < of_.maximum ? top_ : of_.maximum; }
 
   void rescale(float scale) {

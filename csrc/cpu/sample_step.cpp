@@ -73,7 +73,7 @@ void sample_step(const RowInput& in, const RowRequest& request, Scratch& scratch
   {
     FilterRow<T> row(in, in.params->scale, &edits, scratch);
     const Interval interval = interval_of(row, in, request.position);
-    const int64_t drawn = draw(row, interval, request.bits);
+    const int64_t drawn = draw_of(row, in, interval, request);
     result.token = request.forced < 0 ? drawn : request.forced;
     result.kept = interval.kept;
     result.status = (row.saw_nan() ? kNanLogits : 0) | (drawn < 0 ? kEmptyRow : 0);

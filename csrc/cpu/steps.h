@@ -1,6 +1,7 @@
 // Which tokens of a row are kept, by the filters that it asks for.
 #pragma once
 
+#include "../common/race.h"
 #include "filter_row.h"
 
 PLD_BEGIN
@@ -19,6 +20,36 @@ Interval interval_of(FilterRow<T>& row, const RowInput& in, uint64_t position) {
   }
   if (params.extra_begin < 0 || interval.greedy) interval.temperature = params.temperature;
   return interval;
+}
+
+// The kept token with the largest exponent plus Gumbel noise, the lowest id of several.
+template <class T>
+int64_t race(FilterRow<T>& row, const Interval& interval, uint64_t seed, uint64_t position) {
+  const Scale of = row.scale();
+  int64_t winner = -1;
+  float best = -infinity();
+  for (int64_t tile = 0; tile < row.tiles().size(); ++tile) {
+    if (!row.tiles().reaches(tile, interval.low)) continue;
+    const float* x = row.tile_values(tile);
+    for (int64_t i = 0; i < kTile; ++i) {
+      if (!(x[i] >= interval.low)) continue;
+      const float y = exponent_of(x[i], of.maximum, of.scale);
+      if (!(y > -infinity())) continue;
+      const float score = y + gumbel_of(race_word(seed, position, uint64_t(tile * kTile + i)));
+      if (score > best || winner < 0) best = score, winner = tile * kTile + i;
+    }
+  }
+  return winner;
+}
+
+template <class T>
+int64_t draw_of(FilterRow<T>& row, const RowInput& in, const Interval& interval, const RowRequest& request) {
+  if (in.params->extra_begin >= 0 && interval.kept > 0 && !interval.greedy) {
+    ExtraParams extra;
+    std::memcpy(&extra, in.lists + in.params->extra_begin, sizeof(extra));
+    if (extra.draw) return race(row, interval, in.params->seed, request.position);
+  }
+  return draw(row, interval, request.bits);
 }
 
 PLD_END

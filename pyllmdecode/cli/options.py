@@ -58,6 +58,7 @@ HELP = {
     "dry_penalty_last_n": "DRY: look at the last N tokens only; -1 is all",
     "dry_sequence_breakers": "DRY: repetitions do not reach across these tokens, or sequences of them (default: none)",
     "repetition_detection": "say where a text has become a loop, as max_pattern_size=64 min_count=3 (default: off)",
+    "draw": "inverse, or gumbel, whose races do not depend on what other tokens there are",
     "seed": "the same seed draws the same text; further texts of a prompt take the numbers after it "
     "(default: a new one, which is printed)",
 }

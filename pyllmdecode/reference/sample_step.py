@@ -12,8 +12,9 @@ from ..tables import LOOP, PROCESSED, RAW, STREAM_XTC
 from .edits import edit_row
 from .interval import Interval, find_interval
 from .loops import find_loop
-from .mass import float32, masses
+from .mass import exponents, float32, masses
 from .philox import as_bits, halves, high64, random_bits
+from .race import race
 
 
 @torch.no_grad()
@@ -39,6 +40,7 @@ def sample_step(
     else:
         bits = as_bits(uniforms, device)
     chances = xtc_chances(seeds, positions, device)
+    keys, places = as_bits(seeds, device), as_bits(positions, device)
     batch = len(logits)
     out = SampleOutput(
         token_ids=torch.full((batch,), -1, dtype=torch.int64, device=device),
@@ -59,7 +61,10 @@ def sample_step(
             out.token_ids[row] = forced[row]
         elif kept.any():
             inside = torch.where(kept, x, float32(-torch.inf, x))
-            out.token_ids[row] = draw(masses(inside, temperature), bits[row])
+            if params[row].draw == "gumbel":
+                out.token_ids[row] = race(exponents(inside, temperature), kept, keys[row], places[row])
+            else:
+                out.token_ids[row] = draw(masses(inside, temperature), bits[row])
         if wanted is not None:
             write_logprobs(out, row, raw, x, Interval(kept, temperature), params[row], wanted)
         if params[row].watched and out.token_ids[row] >= 0:

@@ -65,6 +65,7 @@ OPTIONS = {
     "dry_allowed_length": (["3"], 3),
     "dry_penalty_last_n": (["100"], 100),
     "dry_sequence_breakers": (["1,2", "3"], [(1, 2), 3]),
+    "draw": (["gumbel"], "gumbel"),
 }
 
 
