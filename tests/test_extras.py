@@ -71,7 +71,7 @@ def test_hard_rows(native, number, dtype, temperature):
     case.check_process_logits(native)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(case=cases(extra=True))
 def test_any_case(native, case):
     """All of them together, a batch's rows all different."""

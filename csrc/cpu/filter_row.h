@@ -121,8 +121,9 @@ class FilterRow : public Row<T> {
   void cut(float high) {
     const float t = next_above(high);
     for (int64_t tile = 0; tile < tiles_.size(); ++tile)
-      if (tiles_.reaches(tile, t)) tiles_.mask_from(tile, t);
+      if (tiles_.reaches(tile, t)) tiles_.mask_from(tile, t), tiles_.read_masked(tile);
     edits_->cut(high);
+    edited_maxima(*edits_, s_);
     top_ = high;
     if (focused_) this->collect(low_), this->settled_ = true;
   }

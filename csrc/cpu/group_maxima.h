@@ -9,6 +9,14 @@ PLD_BEGIN
 inline uint32_t tile_of(int32_t id) { return uint32_t(id) / uint32_t(kTile); }
 inline uint32_t group_of(int32_t id) { return tile_of(id) * kLanes + uint32_t(id) % kLanes; }
 
+// The edited tokens' values count towards their groups' maxima.
+inline void edited_maxima(const Edits& edits, Scratch& s) {
+  for (int64_t e = 0; e < edits.size(); ++e) {
+    float& group = s.group_maxima[group_of(edits.ids()[e])];
+    group = edits.values()[e] > group ? edits.values()[e] : group;
+  }
+}
+
 // The edited tokens' logits do not count towards their groups' maxima, their values after stage 5 do.
 template <class T>
 void edit_maxima(Tiles<T>& tiles, Edits& edits, Scratch& s) {
@@ -24,10 +32,7 @@ void edit_maxima(Tiles<T>& tiles, Edits& edits, Scratch& s) {
   }
   if (edits.allowed_only())
     for (int64_t g = 0; g < tiles.size() * kLanes; ++g) s.group_maxima[g] = -infinity();
-  for (int64_t e = 0; e < n; ++e) {
-    float& group = s.group_maxima[group_of(ids[e])];
-    group = edits.values()[e] > group ? edits.values()[e] : group;
-  }
+  edited_maxima(edits, s);
 }
 
 // How many of the maxima are at least t; `groups` is a multiple of the lanes.

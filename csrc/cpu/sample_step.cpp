@@ -33,7 +33,7 @@ void raw_logprobs(const RowInput& in, int64_t top, Scratch& scratch, RowResult& 
   const float maximum = row.maximum();
   result.raw_logprob = -infinity();
   if (maximum == -infinity()) {
-    result.rank = result.token >= 0;
+    result.rank = result.token >= 0;  // one that was forced
     return list_top<T>(row, 0, nullptr, top, scratch, result);
   }
   const Normaliser of(maximum, 1.0, row.total().mass);
