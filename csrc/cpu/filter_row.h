@@ -117,6 +117,21 @@ class FilterRow : public Row<T> {
     return {smallest(lowest), this->largest_lane(highest)};
   }
 
+  // Calls f(id, x) for every token x >= t, edited ones last.
+  template <class F>
+  void each_from(float t, const F& f) {
+    for (int64_t tile = 0; tile < tiles_.size(); ++tile) {
+      if (!tiles_.reaches(tile, t)) continue;
+      for (int64_t i = 0; i < kTile; i += kLanes) {
+        const Floats x = tiles_.load_masked(tile, i);
+        for (Lanes lanes = at_least(x, all(t)); lanes; lanes &= lanes - 1)
+          f(tile * kTile + i + __builtin_ctz(lanes), x[__builtin_ctz(lanes)]);
+      }
+    }
+    for (int64_t e = 0; e < this->edited(); ++e)
+      if (edits_->values()[e] >= t) f(edits_->ids()[e], edits_->values()[e]);
+  }
+
   // Masks what is above, so that all passes read it as -inf.
   void cut(float high) {
     const float t = next_above(high);

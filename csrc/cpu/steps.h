@@ -28,17 +28,12 @@ int64_t race(FilterRow<T>& row, const Interval& interval, uint64_t seed, uint64_
   const Scale of = row.scale();
   int64_t winner = -1;
   float best = -infinity();
-  for (int64_t tile = 0; tile < row.tiles().size(); ++tile) {
-    if (!row.tiles().reaches(tile, interval.low)) continue;
-    const float* x = row.tile_values(tile);
-    for (int64_t i = 0; i < kTile; ++i) {
-      if (!(x[i] >= interval.low)) continue;
-      const float y = exponent_of(x[i], of.maximum, of.scale);
-      if (!(y > -infinity())) continue;
-      const float score = y + gumbel_of(race_word(seed, position, uint64_t(tile * kTile + i)));
-      if (score > best || winner < 0) best = score, winner = tile * kTile + i;
-    }
-  }
+  row.each_from(interval.low, [&](int64_t id, float x) {
+    const float y = exponent_of(x, of.maximum, of.scale);
+    if (!(y > -infinity())) return;
+    const float score = y + gumbel_of(race_word(seed, position, uint64_t(id)));
+    if (winner < 0 || score > best || (score == best && id < winner)) best = score, winner = id;
+  });
   return winner;
 }
 
