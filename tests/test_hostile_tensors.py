@@ -72,7 +72,8 @@ def test_process_wide_state(backend, state):
         for one, ids, length in zip(params, history, prompts):
             sampler.add(one, ids, prompt_length=length)
         step = sampler.step(backend.move(logits), logprobs="processed", top_logprobs=3)
-    assert_same(step._replace(**{name: t.cpu() for name, t in step._asdict().items()}), expected)
+    there = {name: t.cpu() for name, t in step._asdict().items() if t is not None}
+    assert_same(step._replace(**there), expected)
     for _ in range(2):  # outside the state in which it began
         sampler.step(backend.move(logits))
 
