@@ -13,6 +13,14 @@ PLD_DEVICE uint32_t fetch_add(uint32_t* at, uint32_t value) {
 #endif
 }
 
+PLD_DEVICE uint32_t fetch_or(uint32_t* at, uint32_t value) {
+#ifdef __CUDA_ARCH__
+  return atomicOr(at, value);
+#else
+  return __atomic_fetch_or(at, value, __ATOMIC_RELAXED);
+#endif
+}
+
 // Without 64-bit atomics, which shared memory has to try again and again: the low word's carry goes to the high word.
 PLD_DEVICE void add(uint32_t* low, uint32_t* high, uint64_t value) {
   const uint32_t part = uint32_t(value);

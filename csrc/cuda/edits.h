@@ -2,6 +2,7 @@
 //
 // All threads of the cluster share the work and write wherever a token stands, in any order: a banned token is -inf for
 // good, for whoever penalises a token does so only if nobody has changed it meanwhile, and no penalty changes -inf.
+// `Slices` says what banning means: a streamed row (stream.h) has a bit for each token instead.
 #pragma once
 
 #include "../common/mass.h"
@@ -26,17 +27,34 @@ class Edits {
   }
 
   PLD_DEVICE void apply() {
-    if (p.ngram == 1) ban_seen();
-    if (p.ngram > 1 && p.ngram <= it.length) ban_ngrams();
-    if (p.bad_words_count > 0) ban_sequences();
-    if (it.length - it.prompt_length < p.min_new_tokens) ban_ends();
+    ban_listed();
     if (p.allowed_count >= 0) ban_masked();
     PLD_ROLLED
     for (int64_t i = first; i < it.num_touched; i += all) penalise(i);
   }
 
+  // All bans but those of the bit mask.
+  PLD_DEVICE void ban_listed() {
+    if (p.ngram == 1) ban_seen();
+    if (p.ngram > 1 && p.ngram <= it.length) ban_ngrams();
+    if (p.bad_words_count > 0) ban_sequences();
+    if (it.length - it.prompt_length < p.min_new_tokens) ban_ends();
+  }
+
+  // The i-th touched token after stages 2 to 4. A NaN stays one, and counts as -inf.
+  PLD_DEVICE float edited(int64_t i, float x) const {
+    const int32_t count = it.touched_counts[i];
+    if (it.touched_bias) x = add_rn(x, it.touched_bias[i]);
+    if (count >= 0) x = x < 0 ? mul_rn(x, p.repetition_penalty) : x / p.repetition_penalty;
+    if (count > 0) {
+      x = add_rn(x, -mul_rn(p.frequency_penalty, float(count)));
+      x = add_rn(x, -p.presence_penalty);
+    }
+    return x;
+  }
+
  private:
-  PLD_DEVICE void ban(int32_t id) { put(slices.at(id), -infinity()); }
+  PLD_DEVICE void ban(int32_t id) { slices.ban(id); }
 
   PLD_DEVICE void ban_seen() {
     PLD_ROLLED
@@ -103,16 +121,8 @@ class Edits {
 
   PLD_DEVICE void penalise(int64_t i) {
     float* at = slices.at(it.touched_ids[i]);
-    const int32_t count = it.touched_counts[i];
     const float logit = get(at);
-    float x = logit;  // a NaN stays one, and counts as -inf
-    if (it.touched_bias) x = add_rn(x, it.touched_bias[i]);
-    if (count >= 0) x = x < 0 ? mul_rn(x, p.repetition_penalty) : x / p.repetition_penalty;
-    if (count > 0) {
-      x = add_rn(x, -mul_rn(p.frequency_penalty, float(count)));
-      x = add_rn(x, -p.presence_penalty);
-    }
-    replace(at, logit, x);
+    replace(at, logit, edited(i, logit));
   }
 
   const Request& it;

@@ -41,6 +41,31 @@ struct Group {
 #endif
   }
 
+  // Copies in bulk, by one thread, and who waits for them: `turn` says how many came to this place before. What is
+  // copied is a multiple of 16 bytes at an address of that kind.
+  using Arrival = uint64_t;
+  PLD_DEVICE void prepare(Arrival& arrival) const {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(word(&arrival)) : "memory");
+  }
+  PLD_DEVICE void publish_arrivals() const {  // before the first copy
+    asm volatile("fence.mbarrier_init.release.cluster; fence.proxy.async.shared::cta;" ::: "memory");
+  }
+  PLD_DEVICE void copy(void* to, const void* from, int bytes, Arrival& arrival) const {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(word(&arrival)), "r"(bytes) : "memory");
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(word(to)),
+        "l"(from), "r"(bytes), "r"(word(&arrival))
+        : "memory");
+  }
+  PLD_DEVICE void await(Arrival& arrival, int turn) const {
+    uint32_t done = 0;
+    while (!done)
+      asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
+                   : "=r"(done)
+                   : "r"(word(&arrival)), "r"(turn & 1)
+                   : "memory");
+  }
+
   // The same variable in the shared memory of another block.
   template <class T>
   PLD_DEVICE T* peer(T* mine, int block) const {
@@ -56,6 +81,9 @@ struct Group {
   PLD_DEVICE T from_across(T value, int distance) const {  // of lane ^ distance
     return __shfl_xor_sync(~0u, value, distance);
   }
+
+ private:
+  PLD_DEVICE static uint32_t word(const void* shared) { return uint32_t(__cvta_generic_to_shared(shared)); }
 };
 
 PLD_END

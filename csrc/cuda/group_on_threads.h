@@ -102,6 +102,20 @@ class Group {
   }
   static inline Stamp stamps[kStampedRows][kStages];  // a barrier counts as a cycle
 
+  struct Arrival {
+    uint32_t count;
+  };
+  void prepare(Arrival& arrival) const { __atomic_store_n(&arrival.count, 0, __ATOMIC_RELAXED); }
+  void publish_arrivals() const {}
+  void copy(void* to, const void* from, int bytes, Arrival& arrival) const {
+    std::memcpy(to, from, bytes);
+    __atomic_fetch_add(&arrival.count, 1, __ATOMIC_RELEASE);
+  }
+  void await(Arrival& arrival, int turn) const {
+    while (__atomic_load_n(&arrival.count, __ATOMIC_ACQUIRE) <= uint32_t(turn))
+      if (!Fibers::pause()) sched_yield();
+  }
+
   void next_row() {
     // A block's shared memory goes with the last of its threads, whoever may still be reading it.
     if (++team_->left[block_] % kThreads == 0) std::memset(shared(), 0xff, team_->bytes);

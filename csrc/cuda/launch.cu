@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "group.h"
-#include "sample_step.h"
+#include "stream.h"
 
 namespace pld {
 namespace {
@@ -21,19 +21,63 @@ constexpr int kBlocksAtOnce = 1;
 constexpr int kBlocksAtOnce = 2;
 #endif
 
+// This kernel may have been started in the tail of the one before it: what that one writes is there from here on. The
+// one after it may be started as soon as all blocks of this one run.
+__device__ inline void await_kernel_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 template <class T, bool kResident>
 __global__ void __launch_bounds__(Group::kThreads, kResident ? kBlocksAtOnce : 1)
     step_kernel(const __grid_constant__ Step step, const __grid_constant__ Shape shape) {
 #if __CUDA_ARCH__ >= 900
-  extern __shared__ __align__(16) char memory[];
+  extern __shared__ __align__(128) char memory[];
   auto& s = *reinterpret_cast<Shared<Group>*>(memory);
   const Group g;
   g.stamp(kBegun);
   clear<Group>(g, s);
-  // This kernel may have been started in the tail of the one before it: what that one writes is there from here on.
-  asm volatile("griddepcontrol.wait;" ::: "memory");
+  await_kernel_before();
   g.stamp(kFree);
   sample_step<T, kResident, Group>(g, s, step, shape, blockIdx.x / shape.blocks);
+#endif
+}
+
+// A row a block.
+template <class T>
+__global__ void __launch_bounds__(Group::kThreads, kBlocksAtOnce)
+    stream_kernel(const __grid_constant__ Step step, const __grid_constant__ Shape) {
+#if __CUDA_ARCH__ >= 900
+  extern __shared__ __align__(128) char memory[];
+  auto& s = *reinterpret_cast<Shared<Group>*>(memory);
+  const Group g;
+  g.stamp(kBegun);
+  clear<Group>(g, s);
+  await_kernel_before();
+  g.stamp(kFree);
+  stream_or_leave<T, Group>(g, s, step, blockIdx.x);
+#endif
+}
+
+// The rows that it has left, as clusters get to them.
+template <class T>
+__global__ void __launch_bounds__(Group::kThreads, 1)
+    rest_kernel(const __grid_constant__ Step step, const __grid_constant__ Shape shape) {
+#if __CUDA_ARCH__ >= 900
+  extern __shared__ __align__(128) char memory[];
+  auto& s = *reinterpret_cast<Shared<Group>*>(memory);
+  const Group g;
+  await_kernel_before();
+  const int clusters = gridDim.x / shape.blocks;
+  PLD_ROLLED
+  for (int index = blockIdx.x / shape.blocks; index < step.rows; index += clusters) {
+    if (step.outputs[step.rows + index] != kLeft) continue;
+    clear<Group>(g, s);
+    sample_step<T, true, Group>(g, s, step, shape, index);
+    g.sync_cluster();  // others may still be reading
+  }
 #endif
 }
 
@@ -44,6 +88,9 @@ constexpr Kernel kKernels[3][2] = {
     {step_kernel<Float16, false>, step_kernel<Float16, true>},
     {step_kernel<BFloat16, false>, step_kernel<BFloat16, true>},
 };
+
+constexpr Kernel kStreamKernels[3] = {stream_kernel<Float32>, stream_kernel<Float16>, stream_kernel<BFloat16>};
+constexpr Kernel kRestKernels[3] = {rest_kernel<Float32>, rest_kernel<Float16>, rest_kernel<BFloat16>};
 
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
@@ -83,11 +130,14 @@ struct Choice {
 struct Device {
   bool prepared = false;
   int64_t slice_bytes = 0;                        // that a block may have
+  int64_t bytes_at_once = 0;                      // of shared memory, where kBlocksAtOnce are to fit
   std::map<int64_t, std::vector<Choice>> shapes;  // by vocabulary
 };
 
 std::mutex mutex;  // of all below
 int chosen_blocks = 0;
+// From so many rows on, one block for each takes less time than clusters for as many as fit (computed, not measured).
+int least_streamed_rows = 48;
 std::vector<Device> devices;
 
 void add_attributes(cudaLaunchConfig_t& config, cudaLaunchAttribute (&attributes)[2], const Shape& shape,
@@ -109,14 +159,17 @@ Device& known_device(int device) {
   if (it.prepared) return it;
   const Current current(device);
   const int bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  for (const auto& of_type : kKernels)
-    for (const Kernel kernel : of_type) {
-      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "cudaFuncSetAttribute");
+  const auto ask = [](Kernel kernel, cudaFuncAttribute what, int value) {
+    check(cudaFuncSetAttribute(kernel, what, value), "cudaFuncSetAttribute");
+  };
+  for (int type = 0; type < 3; ++type)
+    for (const Kernel kernel : {kKernels[type][0], kKernels[type][1], kStreamKernels[type], kRestKernels[type]}) {
+      ask(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
       // Two blocks of 113 KB need all that a multiprocessor has; by itself the driver may leave more to the L1 cache.
-      check(
-          cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
-          "cudaFuncSetAttribute");
+      ask(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
     }
+  const int all = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+  it.bytes_at_once = all / 2 - attribute(cudaDevAttrReservedSharedMemoryPerBlock, device);
   it.slice_bytes = bytes - int64_t(sizeof(Shared<Group>));
   it.prepared = true;
   return it;
@@ -157,13 +210,13 @@ const std::vector<Choice>& shapes_of(Device& it, int device, int64_t vocab) {
 }
 
 // The largest cluster with which all rows run at once; if there is none, that with which most do.
-Shape choose_shape(const std::vector<Choice>& choices, int64_t rows) {
+Choice choose(const std::vector<Choice>& choices, int64_t rows) {
   const Choice* best = &choices[0];
   for (const Choice& choice : choices)
-    if (choice.shape.blocks == chosen_blocks) return choice.shape;
+    if (choice.shape.blocks == chosen_blocks) return choice;
   for (const Choice& choice : choices)
     if (choice.rows_at_once >= rows || choice.rows_at_once >= best->rows_at_once) best = &choice;
-  return best->shape;
+  return *best;
 }
 
 }  // namespace
@@ -218,16 +271,35 @@ int64_t workspace_floats(int device, int64_t vocab) {
 void launch(int device, uintptr_t stream, const Step& step) {
   if (step.rows == 0) return;
   Shape shape;
+  bool streamed = false;
+  int at_once = 0;
   {
     const std::lock_guard<std::mutex> lock(mutex);
-    shape = choose_shape(shapes_of(known_device(device), device, step.vocab), step.rows);
+    Device& it = known_device(device);
+    const Choice choice = choose(shapes_of(it, device, step.vocab), step.rows);
+    shape = choice.shape;
+    at_once = choice.rows_at_once;
+    streamed = shape.resident && step.rows >= least_streamed_rows && !(step.flags & kSayRaw) && !step.scores &&
+               streaming_bytes<Group>(step.vocab) <= it.bytes_at_once;
   }
   const Current current(device);
   cudaLaunchConfig_t config{};
   cudaLaunchAttribute attributes[2];
-  add_attributes(config, attributes, shape, step.rows);
   config.stream = reinterpret_cast<cudaStream_t>(stream);
-  check(cudaLaunchKernelEx(&config, kKernels[int(step.dtype)][shape.resident], step, shape), "cudaLaunchKernelEx");
+  const int type = int(step.dtype);
+  if (streamed) {
+    add_attributes(config, attributes, {1, 0, false, 0, 0}, step.rows);
+    config.dynamicSmemBytes = streaming_bytes<Group>(step.vocab);
+    check(cudaLaunchKernelEx(&config, kStreamKernels[type], step, shape), "cudaLaunchKernelEx");
+  }
+  add_attributes(config, attributes, shape, streamed ? std::min<int64_t>(step.rows, at_once) : step.rows);
+  const Kernel kernel = streamed ? kRestKernels[type] : kKernels[type][shape.resident];
+  check(cudaLaunchKernelEx(&config, kernel, step, shape), "cudaLaunchKernelEx");
+}
+
+int choose_streaming(int rows) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  return std::exchange(least_streamed_rows, rows);
 }
 
 int choose_blocks(int blocks) {

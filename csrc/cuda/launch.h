@@ -16,6 +16,7 @@ enum Flags : int32_t {
   kSayProcessed = 4,
   kDivide = 8,  // scores are divided by the temperature
 };
+constexpr int64_t kLeft = -1;  // in the place of `kept`: a row that the streaming kernel has left to the other one
 
 struct Step {
   const void* logits;  // [rows, vocab]
@@ -42,8 +43,9 @@ std::string device_name(int device);  //
 void prepare(int device);             // loads the kernels, which cannot be done in a stream that is captured
 int64_t workspace_floats(int device, int64_t vocab);  // of one row; 0 where its slices fit into shared memory
 void launch(int device, uintptr_t stream, const Step& step);
-int choose_blocks(int blocks);  // of every cluster from now on, where a row fits into so many; 0: as it is best.
-                                // -> what was chosen before
+int choose_streaming(int rows);  // rows of the least batch that is streamed from now on; -> what it was before
+int choose_blocks(int blocks);   // of every cluster from now on, where a row fits into so many; 0: as it is best.
+                                 // -> what was chosen before
 std::vector<Stamp> read_stamps(int device,
                                int64_t rows);  // of the last launch, [rows, kStages]; empty without PLD_STAMPS
 

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <atomic>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -50,12 +51,14 @@ std::vector<std::vector<std::tuple<std::string, uint64_t, uint64_t>>> stamps(int
 #ifdef PLD_ON_THREADS
 namespace pld {
 extern bool on_fibers;  // launch_on_threads.cpp
-}
+extern std::atomic<int64_t> streamed_rows, left_rows;
+}  // namespace pld
 #endif
 
 PYBIND11_MODULE(PLD_MODULE, m) {
 #ifdef PLD_ON_THREADS
   m.def("choose_fibers", [](bool fibers) { return std::exchange(pld::on_fibers, fibers); });
+  m.def("streamed", [] { return std::pair(pld::streamed_rows.exchange(0), pld::left_rows.exchange(0)); });
 #endif
   m.def("why_not", [] { return sentence(pld::why_not()); });
   m.def("serves", [](int device) { return sentence(pld::why_not(device)); });
@@ -63,6 +66,7 @@ PYBIND11_MODULE(PLD_MODULE, m) {
   m.def("prepare", pld::prepare);
   m.def("workspace_floats", pld::workspace_floats);
   m.def("choose_blocks", pld::choose_blocks);
+  m.def("choose_streaming", pld::choose_streaming);
   m.def("stamps", stamps);
   m.def("step", step, py::call_guard<py::gil_scoped_release>());
 }

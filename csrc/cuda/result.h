@@ -43,9 +43,9 @@ class Result {
 
   // By the thread that owns the token; by one of all where there is none. drawn: the same, unless `token` is forced; of
   // a greedy row.
-  template <class Row, class Slices>
-  PLD_DEVICE void write(const Row& row, const Slices& slices, const Interval& interval, int64_t token, int64_t drawn,
-                        int64_t rank, const typename T::Bits* logits) const {
+  template <class Row>
+  PLD_DEVICE void write(const Row& row, const Interval& interval, int64_t token, int64_t drawn, int64_t rank,
+                        const typename T::Bits* logits) const {
     const bool full = step.flags & kAdvance && s.request.length >= s.request.capacity;
     const int32_t status = int32_t(s.request.status) | (row.saw_nan() ? kNanLogits : 0) |
                            (interval.kept == 0 ? kEmptyRow : 0) | (full ? kHistoryFull : 0);
@@ -60,7 +60,7 @@ class Result {
       double log_total = 0;
       if (interval.kept > 0 && !interval.greedy) {
         const Normaliser of(row.last_maximum(), s.request.params.temperature, row.kept_mass());
-        const float x = *slices.at(int(token));
+        const float x = row.x_of(token);
         if (!full && x >= interval.low) logprob = of.logprob(x);  // a forced one may not be kept
         log_total = of.log_total;
       }

@@ -34,6 +34,10 @@ class Row {
   PLD_DEVICE float last_maximum() const { return s.of.maximum; }
   PLD_DEVICE uint64_t kept_mass() const { return kept_mass_; }  // after count()
 
+  // After a draw: whether this thread is to write the token, and the token's x.
+  PLD_DEVICE bool writes(const Interval&, int64_t token) const { return slices.owns(int(token)); }
+  PLD_DEVICE float x_of(int64_t token) const { return *slices.at(int(token)); }
+
   PLD_DEVICE float maximum() {
     float own_largest = -infinity();
     const Four* const end = fours() + slices.chunk() / 4;
@@ -139,7 +143,7 @@ class Row {
     return drawn;
   }
 
- private:
+ protected:
   PLD_DEVICE static float larger(float a, float b) {  // the other one where one is a NaN
 #ifdef __CUDA_ARCH__
     return fmaxf(a, b);

@@ -36,15 +36,38 @@ PLD_DEVICE void clear(typename Group::Ref g, Shared<Group>& s) {
   if (g.thread() == 0) s.drawn = -1, s.known = 0;
 }
 
+// From the interval to the history. forced: the token that takes the place of the drawn one; -1: none.
+template <class T, class Group, class Slices, class Row>
+PLD_DEVICE void finish(typename Group::Ref g, Shared<Group>& s, Collective<Group>& c, const Step& step, int index,
+                       const Slices& slices, Row& row, const Interval& interval, int64_t forced,
+                       const typename T::Bits* logits) {
+  const Result<T, Group> result(g, s, step, index);
+  const uint64_t bits = step.uniforms ? step.uniforms[index]
+                                      : random_bits(s.request.params.seed, uint64_t(s.request.position), kStreamDraw);
+  const int64_t drawn = draw(row, interval, bits), token = forced < 0 ? drawn : forced;
+  int64_t rank = 0;
+  if constexpr (Slices::kWholeRow)
+    if (step.flags & kSayRaw) rank = result.rank(c, slices, logits, token);
+  if (token >= 0 ? row.writes(interval, token) : interval.kept == 0 && g.block() == 0 && g.thread() == 0)
+    result.write(row, interval, token, drawn, rank, logits);
+  g.stamp(kDrawn);
+  if constexpr (Slices::kWholeRow)
+    if (step.scores) result.write_scores(slices, interval, drawn);
+  if (step.flags & kAdvance) {
+    g.sync();
+    if (s.drawn >= 0) result.remember(c, step.table[step.slots[index]], s.drawn);
+  }
+  g.stamp(kEnded);
+}
+
 template <class T, bool kResident, class Group>
 PLD_DEVICE void sample_step(typename Group::Ref g, Shared<Group>& s, const Step& step, const Shape& shape, int index) {
   using RowSlices = Slices<Group, kResident>;
   Collective<Group> c(g, s);
   const typename T::Bits* const logits = static_cast<const typename T::Bits*>(step.logits) + index * step.stride;
   const RowSlices slices(g, s, step, shape, index, int(reinterpret_cast<uintptr_t>(logits) % 16 / sizeof(*logits)));
-  const Result<T, Group> result(g, s, step, index);
 
-  Request* const request = step.table + step.slots[index];  // arrives while the logits do
+  const Request* const request = step.table + step.slots[index];  // arrives while the logits do
   const bool nan = slices.template load<T>(logits);
   copy_request<Group>(g, s, request);
   g.sync_cluster();
@@ -54,7 +77,7 @@ PLD_DEVICE void sample_step(typename Group::Ref g, Shared<Group>& s, const Step&
     Row<Group, RowSlices> raw(g, s, c, slices, kLog2E, nan);
     const float maximum = raw.maximum();
     const uint64_t mass = maximum > -infinity() ? raw.exact_mass().low : 0;
-    result.keep_raw(maximum, mass);
+    Result<T, Group>(g, s, step, index).keep_raw(maximum, mass);
   }
   if (Edits<Group, RowSlices>::any(s.request)) {
     Edits<Group, RowSlices>(g, s.request, slices).apply();
@@ -66,19 +89,7 @@ PLD_DEVICE void sample_step(typename Group::Ref g, Shared<Group>& s, const Step&
   Row<Group, RowSlices> row(g, s, c, slices, params.scale, nan);
   const Interval interval = find_interval(row, params);
   g.stamp(kInterval);
-  const uint64_t bits =
-      step.uniforms ? step.uniforms[index] : random_bits(params.seed, uint64_t(s.request.position), kStreamDraw);
-  const int64_t drawn = draw(row, interval, bits), token = forced < 0 ? drawn : forced;
-  const int64_t rank = step.flags & kSayRaw ? result.rank(c, slices, logits, token) : 0;
-  if (token >= 0 ? slices.owns(int(token)) : interval.kept == 0 && g.block() == 0 && g.thread() == 0)
-    result.write(row, slices, interval, token, drawn, rank, logits);
-  g.stamp(kDrawn);
-  if (step.scores) result.write_scores(slices, interval, drawn);
-  if (step.flags & kAdvance) {
-    g.sync();
-    if (s.drawn >= 0) result.remember(c, *request, s.drawn);
-  }
-  g.stamp(kEnded);
+  finish<T, Group>(g, s, c, step, index, slices, row, interval, forced, logits);
 }
 
 PLD_END

@@ -7,42 +7,9 @@
 #include "atomics.h"
 #include "launch.h"
 #include "shared.h"
-
-#ifdef __CUDACC__
-#include <cuda_fp16.h>
-#endif
+#include "vectors.h"
 
 PLD_BEGIN
-
-struct alignas(16) Four {
-  float x[4];
-};
-
-struct alignas(16) Raw {  // 16 bytes of a row
-  uint32_t words[4];
-};
-
-// What a logit is in memory.
-struct Float32 {
-  using Bits = uint32_t;
-  PLD_DEVICE static float widen(uint32_t bits) { return bits_to_float(bits); }
-};
-struct BFloat16 {
-  using Bits = uint16_t;
-  PLD_DEVICE static float widen(uint32_t bits) { return bits_to_float(bits << 16); }
-};
-struct Float16 {
-  using Bits = uint16_t;
-  PLD_DEVICE static float widen(uint32_t bits) {
-#ifdef __CUDA_ARCH__
-    return __half2float(__ushort_as_half(uint16_t(bits)));
-#else  // the exponent's bias differs by 112; multiplying by 2^112 is exact, for subnormals too
-    const uint32_t magnitude = (bits & 0x7fff) << 13, sign = (bits & 0x8000) << 16;
-    const bool finite = (bits & 0x7c00) != 0x7c00;
-    return bits_to_float(sign | (finite ? float_to_bits(bits_to_float(magnitude) * 0x1p112f) : magnitude | kInfBits));
-#endif
-  }
-};
 
 // kResident: slices lie in shared memory, behind what is `Shared`; otherwise in the workspace.
 template <class Group, bool kResident>
@@ -53,6 +20,7 @@ class Slices {
   PLD_DEVICE Slices(G g, Shared<Group>& s, const Step& step, const Shape& shape, int index, int shift)
       : g(g), s(s), step(step), shape(shape), index_(index), shift_(shift) {}
 
+  static constexpr bool kWholeRow = true;
   PLD_DEVICE int size() const { return shape.slice; }
   PLD_DEVICE int vocab() const { return int(step.vocab); }
   PLD_DEVICE int chunk() const { return shape.vectors * 4; }
@@ -69,6 +37,8 @@ class Slices {
 
   // Where a token of any block stands.
   PLD_DEVICE float* at(int id) const { return at(g, s, step, shape, index_, id + shift_); }
+
+  PLD_DEVICE void ban(int id) const { put(at(id), -infinity()); }
 
   // Reads this block's share of `row`; -> whether this thread saw a NaN.
   template <class T>
@@ -95,7 +65,7 @@ class Slices {
         if (vector >= vectors) break;
         float x[kTokens];
         if (id >= 0 && id + kTokens <= all) {
-          widen<T>(raw[i], x);
+          Vectors<T>::widen(raw[i], x);
         } else {
           PLD_UNROLL
           for (int j = 0; j < kTokens; ++j) x[j] = id + j >= 0 && id + j < all ? T::widen(row[id + j]) : -infinity();
@@ -118,19 +88,6 @@ class Slices {
 #else
     return *static_cast<const Raw*>(from);
 #endif
-  }
-
-  template <class T>
-  PLD_DEVICE static void widen(const Raw& raw, float* x) {
-    PLD_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      if (sizeof(typename T::Bits) == 4) {
-        x[i] = T::widen(raw.words[i]);
-      } else {
-        x[2 * i] = T::widen(raw.words[i] & 0xffff);
-        x[2 * i + 1] = T::widen(raw.words[i] >> 16);
-      }
-    }
   }
 
   PLD_DEVICE static float* of(G g, Shared<Group>& s, const Step& step, const Shape& shape, int index, int block) {

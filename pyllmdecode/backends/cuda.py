@@ -62,6 +62,11 @@ def choose_blocks(blocks: int) -> int:
     return _native.choose_blocks(blocks)
 
 
+def choose_streaming(rows: int) -> int:
+    """For tests: the smallest batch that is streamed from now on, see csrc/cuda/README.md. -> before"""
+    return _native.choose_streaming(rows)
+
+
 def stamps(rows: int) -> list[list[tuple[str, int, int]]]:
     """Of the last launch, for each row: (stage, ns, cycles) when it had passed the stages. See csrc/cuda/stamps.h."""
     return _native.stamps(0 if ON_THREADS else torch.cuda.current_device(), rows)

@@ -37,7 +37,7 @@ const RowKernels& kernels() { return baseline::kKernels; }
 namespace {
 
 struct Results {
-  std::vector<int64_t> tokens, kept;
+  std::vector<int64_t> tokens, kept, ranks;
   std::vector<int32_t> status;
   std::vector<float> logprobs, scores;
 };
@@ -70,7 +70,8 @@ Results on_cpu(const Case& it, const Rows& rows, const Matrix& matrix, const std
     prompts.push_back(row.prompt_length);
     history.insert(history.end(), row.history.begin(), row.history.end());
   }
-  Results out{std::vector<int64_t>(n), std::vector<int64_t>(n), std::vector<int32_t>(n), std::vector<float>(n), {}};
+  Results out;
+  out.tokens.resize(n), out.kept.resize(n), out.status.resize(n), out.logprobs.resize(n);
   const pld::Logits logits{matrix.data, it.dtype, n, vocab, matrix.stride};
   const pld::Requests requests{params.data(),
                                false,
@@ -83,9 +84,12 @@ Results on_cpu(const Case& it, const Rows& rows, const Matrix& matrix, const std
                                prompts.data(),
                                nullptr,
                                it.scores ? uniforms.data() : nullptr};
-  const pld::Logprobs mode = it.flags & pld::kRaw ? pld::Logprobs::kRaw : pld::Logprobs::kProcessed;
+  const bool raw = it.flags & pld::kSayRaw;
+  if (raw) out.ranks.resize(n);
   pld::sample(logits, requests,
-              {out.tokens.data(), out.kept.data(), out.status.data(), out.logprobs.data(), nullptr, nullptr, mode, 0},
+              {out.tokens.data(), out.kept.data(), out.status.data(), raw ? nullptr : out.logprobs.data(),
+               raw ? out.logprobs.data() : nullptr, raw ? out.ranks.data() : nullptr, nullptr, nullptr,
+               raw ? pld::kRaw : pld::kProcessed, 0, 0},
               1);
   if (it.scores) {
     out.scores.resize(n * vocab);
@@ -116,10 +120,10 @@ bool run(const Case& it, bool quiet) {
     slots.push_back(n - 1 - row);
     table[slots[row]] = packed[row]->request;
   }
-  std::vector<int64_t> outputs(3 * n);
+  std::vector<int64_t> outputs(5 * n);
   std::vector<float> scores(it.scores ? n * vocab : 0);
   std::vector<float> workspace(n * pld::workspace_floats(0, vocab));
-  std::vector<double> stats(2 * n);
+  std::vector<double> stats(4 * n);
   pld::launch(0, 0,
               {matrix.data, it.dtype, n, vocab, matrix.stride, slots.data(), table.data(),
                it.scores ? uniforms.data() : nullptr, outputs.data(), it.scores ? scores.data() : nullptr, vocab,
@@ -142,11 +146,12 @@ bool run(const Case& it, bool quiet) {
   for (int64_t row = 0; row < n; ++row) {
     const int64_t token = outputs[row], kept = outputs[n + row];
     float logprob;
-    std::memcpy(&logprob, words + n + row, sizeof(logprob));
+    std::memcpy(&logprob, words + (it.flags & pld::kSayRaw ? 4 : 1) * n + row, sizeof(logprob));
     expect(token == right.tokens[row], row, "token");
     expect(kept == right.kept[row], row, "number of kept tokens");
     expect(words[row] == right.status[row], row, "status");
     expect(near(logprob, right.logprobs[row]), row, "log-probability");
+    if (!right.ranks.empty()) expect(outputs[3 * n + row] == right.ranks[row], row, "rank");
     if (it.flags & pld::kAdvance) expected[row]->append(int32_t(right.tokens[row]));
     expect(expected[row]->same(*packed[row], table[slots[row]]), row, "state after the step");
     digest = mix(mix(mix(digest, uint64_t(token)), uint64_t(kept)), uint32_t(words[row]));
@@ -156,7 +161,8 @@ bool run(const Case& it, bool quiet) {
     for (int64_t i = 0; i < vocab; ++i) digest = mix(digest, std::bit_cast<uint32_t>(own[i] + 0.0f));  // no -0
     if (token >= 0 && std::isfinite(logprob) && rows[row].p.temperature == 1) {
       // Of processed values, or of raw ones in a row that nothing changes.
-      expect(near(own[token] - stats[2 * row] - stats[2 * row + 1], logprob), row, "maximum or logarithm of the sum");
+      const double* of = stats.data() + 4 * row + (it.flags & pld::kSayRaw ? 0 : 2);
+      expect(near(own[token] - of[0] - of[1], logprob), row, "maximum or logarithm of the sum");
     }
   }
   std::printf(" digest=%016llx\n", static_cast<unsigned long long>(digest));

@@ -10,7 +10,7 @@ struct Case {
   const char* name;
   DType dtype;
   Rows (*rows)();
-  int32_t flags = pld::kAdvance;
+  int32_t flags = pld::kAdvance | pld::kSayProcessed;
   bool scores = false;  // and random bits that are given
 };
 
@@ -134,11 +134,28 @@ constexpr Case kCases[] = {
                    Row(with(normal(kWide, 2), {{9, NAN}, {70, kInf}, {71, -kInf}})).top_p(0.5)};
      }},
 
-    {"raw", kFloat32, of_any_kind, pld::kRaw | pld::kAdvance, true},
-    {"scores", kFloat16, of_any_kind, pld::kDivide, true},
+    {"raw", kFloat32, of_any_kind, pld::kSayRaw | pld::kAdvance, true},
+    {"scores", kFloat16, of_any_kind, pld::kDivide | pld::kSayProcessed, true},
     {"raw_and_penalties", kFloat16,
      [] { return Rows{Row(normal(kWide, 2), 0.5).top_k(50).after(some_history(kWide, 30), 3).penalties(1.5f, 0, 0)}; },
-     pld::kRaw | pld::kAdvance},
+     pld::kSayRaw | pld::kAdvance},
+
+    // An even number of rows is streamed. Where that does not serve a row, it goes on in a cluster.
+    {"streamed", kBFloat16,
+     [] { return Rows{Row(normal(kWide, 3)).top_k(4).top_p(0.8), Row(normal(kWide, 3)).top_k(3)}; }},
+    {"streamed_edits", kFloat16,
+     [] {
+       const auto row = [](float spread) {
+         const std::vector<int32_t> history = some_history(kWide, 60);
+         return Row(normal(kWide, spread)).after(history, 20).penalties(1.2f, 0.1f, 0.2f).ngrams(2).top_k(4);
+       };
+       return Rows{row(3), row(4)};
+     }},
+    {"streamed_greedy", kFloat32,
+     [] { return Rows{Row(sprinkled(normal(kWide, 1), 300, 9, 0), 0), Row(normal(kWide, 2), 0)}; }},
+    {"streamed_overflow", kFloat32,
+     [] { return Rows{Row(constant(kWide, 1)).top_k(2), Row(sprinkled(normal(kWide, 1), 3, 6, 0)).top_k(4)}; }},
+    {"left", kBFloat16, [] { return Rows{Row(normal(kWide, 3)).top_p(0.8), Row(constant(kWide, -kInf)).top_k(2)}; }},
 };
 
 }  // namespace

@@ -43,6 +43,7 @@ struct Row {
     p.top_p = pld::kNoTopP;
     p.min_p_log2 = -INFINITY;
     p.repetition_penalty = 1;
+    p.extra_begin = -1;
     p.seed = uint64_t(next()) << 32 | next();
   }
   Row&& top_k(int32_t k) && { return p.top_k = k, std::move(*this); }
