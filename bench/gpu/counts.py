@@ -40,6 +40,10 @@ class Stage(NamedTuple):
     bytes: int
 
 
+STREAM = {
+    "sample of a streamed row": Stage("stream.h", "largest_of_sample", r"LDS.*128", ITEM),
+    "streamed": Stage("stream.h", "pass", r"LDS.*128", ITEM),
+}
 CUDA = {
     "load": Stage("slice.h", "load", r"LDG.*128|STS.*128", ITEM + 4),
     "maximum": Stage("row.h", "maximum", r"LDS.*128", 4),
@@ -55,7 +59,8 @@ TRITON = {
 }
 # Which stages a row goes through, where few tokens are candidates.
 PATHS = {
-    "CUDA, top-k and top-p": ("CUDA", ("load", "maximum", "candidates")),
+    "CUDA, top-k and top-p, in clusters": ("CUDA", ("load", "maximum", "candidates")),
+    "CUDA, top-k and top-p, streamed": ("CUDA", ("streamed",)),
     "CUDA, top-p": ("CUDA", ("load", "maximum", "estimated masses", "candidates")),
     "CUDA, no filter": ("CUDA", ("load", "maximum", "exact masses", "candidates")),
     "Triton, top-k and top-p": ("Triton", ("scan",)),
@@ -70,8 +75,14 @@ def counts_of_cuda(path: Path = OBJECT) -> dict:
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
         (cubin,) = Path(folder).glob("*.cubin")
         kernels = sass.disassemble(cubin)
-    (code,) = [code for name, code in kernels.items() if re.search(r"step_kernelI\w*BFloat16ELb1E", name)]
-    return {"step": dict(sass.count(code)), **{name: of_stage(code, stage) for name, stage in CUDA.items()}}
+    found = {}
+    for kernel, pattern, stages in (
+        ("step", r"step_kernelI\w*BFloat16ELb1E", CUDA),
+        ("stream", r"stream_kernelI\w*BFloat16E", STREAM),
+    ):
+        (code,) = [code for name, code in kernels.items() if re.search(pattern, name)]
+        found |= {kernel: dict(sass.count(code)), **{name: of_stage(code, stage) for name, stage in stages.items()}}
+    return found
 
 
 def counts_of_triton() -> dict:
@@ -128,8 +139,8 @@ def bound(counts: dict, path: tuple[str, tuple[str, ...]]) -> dict:
     stages = [counts[path[0]][name] for name in path[1]]
     tokens, clocks = BATCH * VOCAB, HERTZ * PROCESSORS
     issued = sum(stage["instructions"] for stage in stages)
-    readings = sum(name in ("load", "scan", "masses") for name in path[1])
-    shared = sum(4 for name in path[1] if path[0] == "CUDA")  # a float written or read
+    readings = sum(name in ("load", "streamed", "scan", "masses") for name in path[1])
+    shared = sum(4 for name in path[1] if path[0] == "CUDA")  # a float written or read, or two bytes written and read
     return {
         "instructions a token": round(issued, 2),
         "reading": round(readings * tokens * ITEM / MEMORY * 1e6, 1),
@@ -175,7 +186,9 @@ def table(before: dict, now: dict) -> str:
         "|---|" + "--:|" * len(columns),
     ]
     for name, path in PATHS.items():
-        new, old = bound(now, path), bound(before, path)
+        new = bound(now, path)
+        known = all(stage in before[path[0]] for stage in path[1])
+        old = bound(before, path) if known else new
         lines.append(f"| {name} | " + " | ".join(both(old[it], new[it]) for it in columns) + " |")
     return "\n".join(lines) + "\n"
 

@@ -21,8 +21,7 @@ constexpr int kBlocksAtOnce = 1;
 constexpr int kBlocksAtOnce = 2;
 #endif
 
-// This kernel may have been started in the tail of the one before it: what that one writes is there from here on. The
-// one after it may be started as soon as all blocks of this one run.
+// What the kernel before this one writes is there from here on; the one after it may be started when all blocks run.
 __device__ inline void await_kernel_before() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -121,10 +120,9 @@ int attribute(cudaDeviceAttr name, int device) {
   return value;
 }
 
-// A shape that a vocabulary may have, and how many such clusters the device runs at once.
 struct Choice {
-  Shape shape;
-  int rows_at_once;
+  Shape shape;       // that a vocabulary may have
+  int rows_at_once;  // how many such clusters the device runs
 };
 
 struct Device {

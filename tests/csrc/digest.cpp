@@ -1,5 +1,5 @@
-// Draws from rows made of plain integer arithmetic and prints what came out, so that builds for different processors
-// can be compared line by line. Compiled by tests/csrc/test_portability.py together with the sources of csrc/cpu.
+// Draws from rows made of plain integer arithmetic and prints what came out, so that builds for different processors can be
+// compared line by line. Compiled by tests/csrc/test_portability.py together with the sources of csrc/cpu.
 #include <cmath>
 #include <cstdio>
 #include <vector>
@@ -75,20 +75,17 @@ int main() {
       std::vector<int64_t> tokens(rows), kept(rows);
       std::vector<int32_t> status(rows);
       const int32_t no_lists = 0;
-      const pld::Logits logits{kind ? static_cast<void*>(narrow.data()) : wide.data(), pld::DType(kind), rows, vocab,
-                               vocab};
-      const pld::Requests requests{params.data(),  false, &no_lists,      history.data(), 4,      begins.data(),
-                                   lengths.data(), false, prompts.data(), nullptr,        nullptr};
+      const pld::Logits logits{kind ? static_cast<void*>(narrow.data()) : wide.data(), pld::DType(kind), rows, vocab, vocab};
+      const pld::Requests requests{params.data(),  false,          &no_lists, history.data(), 4,      begins.data(),
+                                   lengths.data(), false,          prompts.data(), nullptr, nullptr};
       pld::sample(logits, requests, {tokens.data(), kept.data(), status.data(), nullptr, nullptr, nullptr, {}, 0}, 1);
       std::vector<float> scores(rows * vocab);
       pld::process_logits(logits, requests, scores.data(), vocab, 1);
       uint64_t digest = 1469598103934665603ull;  // FNV-1a over the scores' bits
       for (const float& x : scores)
-        for (int byte = 0; byte < 4; ++byte)
-          digest = (digest ^ reinterpret_cast<const uint8_t*>(&x)[byte]) * 1099511628211ull;
+        for (int byte = 0; byte < 4; ++byte) digest = (digest ^ reinterpret_cast<const uint8_t*>(&x)[byte]) * 1099511628211ull;
       std::printf("%d:", round);
-      for (int64_t row = 0; row < rows; ++row)
-        std::printf(" %ld %ld %d", long(tokens[row]), long(kept[row]), status[row]);
+      for (int64_t row = 0; row < rows; ++row) std::printf(" %ld %ld %d", long(tokens[row]), long(kept[row]), status[row]);
       std::printf(" %016lx\n", static_cast<unsigned long>(digest));
     }
   }

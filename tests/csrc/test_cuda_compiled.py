@@ -20,7 +20,8 @@ ROOT = Path(__file__).parent.parent.parent
 CSRC = ROOT / "csrc"
 BUILT = ROOT / "build" / "native" / "_cuda.launch.o"
 KIB = 1024
-KERNELS = {(dtype, resident) for dtype in ("Float32", "Float16", "BFloat16") for resident in (False, True)}
+KINDS = ("held", "workspace", "stream", "rest")  # clusters with rows in shared memory, or not; launch.cu, the others
+KERNELS = {(dtype, kind) for dtype in ("Float32", "Float16", "BFloat16") for kind in KINDS}
 # Of a multiprocessor, on sm_90 and sm_100 alike. Registers are given to a warp at a time, from its own partition.
 PARTITIONS, REGISTERS, UNIT = 4, 16384, 256
 SHARED, SHARED_OF_BLOCK, RESERVED = 228 * KIB, 227 * KIB, 1 * KIB
@@ -127,9 +128,10 @@ def is_up_to_date(tools) -> bool:
 
 
 def by_kernel(found) -> dict:
-    """By dtype and whether rows are resident, instead of by mangled names."""
-    names = {name: re.search(r"step_kernelINS_6common\d+(\w+?)ELb([01])E", name) for name in found}
-    named = {(match[1], match[2] == "1"): found[name] for name, match in names.items()}
+    """By dtype and kind, instead of by mangled names."""
+    names = {name: re.search(r"(step|stream|rest)_kernelINS_6common\d+(\w+?)E(?:Lb([01]))?E", name) for name in found}
+    kinds = {"0": "workspace", "1": "held"}
+    named = {(match[2], kinds.get(match[3], match[1])): found[name] for name, match in names.items()}
     assert named.keys() == KERNELS and len(found) == len(KERNELS)
     return named
 
@@ -190,7 +192,7 @@ def test_two_blocks_share_a_multiprocessor(usage, sizes, arch):
     for kernel, used in usage(arch).items():
         of_warp = -(-used["REG"] * 32 // UNIT) * UNIT
         blocks = REGISTERS // of_warp * PARTITIONS // (sizes["threads"] // 32)
-        assert blocks >= (2 if kernel[1] else 1), f"{kernel}: {used}"
+        assert blocks >= (2 if kernel[1] in ("held", "stream") else 1), f"{kernel}: {used}"
         assert used["SHARED"] <= RESERVED, f"{kernel}: {used}"  # all else is asked for at launch
 
 
@@ -231,6 +233,8 @@ def accesses(instructions, file, operations):
 
 def test_memory_is_accessed_16_bytes_at_a_time(code):
     for kernel, instructions in code.items():
+        if kernel[1] == "stream":
+            continue
         names = [it.name for it in instructions]
         # .EF, evict first, is what reads logits. Four are under way before what they read is stored.
         wide = [place for place, name in enumerate(names) if re.fullmatch(r"LDG\.E\.EF\.128(\.\w+)*", name)]
@@ -241,6 +245,20 @@ def test_memory_is_accessed_16_bytes_at_a_time(code):
         assert len(loads) >= 3 and len(stores) >= 1, kernel  # the maximum, candidates, estimates
         assert all(".128" in name for found in (loads, stores) for it in found.values() for name in it), (loads, stores)
         assert not [name for name in names if re.match(r"(LDL|STL)\b", name)], kernel
+
+
+def test_streamed_rows_come_by_bulk_copies(code):
+    """And are compared two tokens at a time where they have 16 bits."""
+    for kernel, instructions in code.items():
+        names = [it.name for it in instructions]
+        assert ("UBLKCP" in {name.split(".")[0] for name in names}) == (kernel[1] == "stream"), kernel
+        if kernel[1] != "stream":
+            continue
+        packed = [name for name in names if re.match(r"HMNMX2\b.*NAN", name)]
+        assert bool(packed) == (kernel[0] != "Float32"), kernel
+        assert not [name for name in names if re.match(r"LDG.*128", name)], kernel
+        loads = [it for it in instructions if it.file == "stream.h" and it.name.startswith("LDS.128")]
+        assert len(loads) >= 3, kernel
 
 
 def test_bins_are_added_to_in_words(code):

@@ -33,8 +33,6 @@ CASES = {
     "greedy": 1,  # that of the maximum, which nobody asks for
     "nothing_left": 0,
     "raw_and_penalties": 0,
-    "streamed": 0,
-    "streamed_edits": 0,
 }
 
 
