@@ -1,5 +1,7 @@
 """Checks what a caller passes and brings it into one form for every backend. Nothing here changes an argument."""
 
+import functools
+import itertools
 import operator
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -61,6 +63,10 @@ class History(NamedTuple):
 
 def check_logits(logits, name: str = "logits") -> None:
     """TypeError or ValueError unless `logits` is a [B, V] tensor that a step can read."""
+    if type(logits) is Tensor and logits.dtype in LOGITS_DTYPES and logits.layout is torch.strided:
+        shape = logits.shape
+        if len(shape) == 2 and 1 <= shape[1] <= MAX_VOCAB and (logits.stride(1) == 1 or shape[1] == 1):
+            return
     if not isinstance(logits, Tensor):
         raise TypeError(f"{name}: got {type(logits).__name__}; accepted: a torch.Tensor [B, V]")
     if logits.dtype not in LOGITS_DTYPES:
@@ -100,8 +106,8 @@ def check_params(params, batch: int, vocab: int) -> list[SamplingParams]:
 def draw_seeds(params: Sequence[SamplingParams]) -> list[int]:
     """Each row's seed in [0, 2^64); those not given come from torch's default generator."""
     seeds = [one.seed for one in params]
-    missing = [row for row, seed in enumerate(seeds) if seed is None]
-    if missing:
+    if None in seeds:
+        missing = [row for row, seed in enumerate(seeds) if seed is None]
         fresh = torch.randint(-(2**63), 2**63 - 1, (len(missing),), dtype=torch.int64, device="cpu").tolist()
         for row, seed in zip(missing, fresh, strict=True):
             seeds[row] = seed
@@ -111,7 +117,7 @@ def draw_seeds(params: Sequence[SamplingParams]) -> list[int]:
 def check_history(history, batch: int, device: torch.device) -> History:
     """`history` of a call, checked but for its token ids, which are data."""
     if history is None:
-        nothing = np.zeros(batch, np.int64)
+        nothing, _ = _even(batch, 0, 0)
         ids = _NO_IDS if device.type == "cpu" else torch.zeros(1, dtype=torch.int64, device=device)
         return History(ids, nothing, nothing, False)
     if isinstance(history, Tensor):
@@ -121,6 +127,11 @@ def check_history(history, batch: int, device: torch.device) -> History:
         raise TypeError(f"history: got {type(history).__name__}; accepted: {accepted}")
     if len(history) != batch:
         raise ValueError(f"history: got {len(history)} rows; accepted: {accepted}")
+    if device.type == "cpu" and all(type(row) in (list, tuple) for row in history):
+        ids = _plain_integers([*itertools.chain.from_iterable(history), 0])  # so that the memory has an address
+        if ids is not None:
+            lengths = np.array([len(row) for row in history], np.int64)
+            return History(torch.from_numpy(ids), lengths.cumsum() - lengths, lengths, False)
     rows = [token_ids(row, f"row {index}: history", device) for index, row in enumerate(history)]
     lengths = np.array([len(row) for row in rows], np.int64)
     begins = np.zeros(batch, np.int64)
@@ -237,12 +248,11 @@ def check_prompt_lengths(prompt_lengths, history: History, batch: int) -> np.nda
 
 
 def _padded_history(history: Tensor, batch: int, device: torch.device) -> History:
-    accepted = f"a [{batch}, L] integer tensor, right-padded with -1"
     history = _empty_as_integers(history)
-    if history.dtype not in (*_ID_DTYPES, *_OTHER_ID_DTYPES):
-        raise TypeError(f"history: got dtype {history.dtype}; accepted: {accepted}")
-    if history.dim() != 2 or len(history) != batch:
-        raise ValueError(f"history: got shape {list(history.shape)}; accepted: {accepted}")
+    if history.dtype not in _ID_DTYPES and history.dtype not in _OTHER_ID_DTYPES:
+        raise TypeError(f"history: got dtype {history.dtype}; accepted: {_padded_form(batch)}")
+    if history.dim() != 2 or history.shape[0] != batch:
+        raise ValueError(f"history: got shape {list(history.shape)}; accepted: {_padded_form(batch)}")
     if history.device != device:
         raise ValueError(f"history: got device {str(history.device)!r}; accepted: {str(device)!r}, the logits' device")
     if history.dtype == torch.uint8 and history.shape[1]:
@@ -254,8 +264,19 @@ def _padded_history(history: Tensor, batch: int, device: torch.device) -> Histor
     ids = history if history.dtype in _ID_DTYPES else history.to(torch.int64)
     if ids.shape[1] > 1 and ids.stride(1) != 1:
         ids = ids.contiguous()
-    begins = np.arange(batch, dtype=np.int64) * ids.stride(0)
-    return History(ids, begins, np.full(batch, ids.shape[1], np.int64), True)
+    return History(ids, *_even(batch, ids.stride(0), ids.shape[1]), True)
+
+
+def _padded_form(batch: int) -> str:
+    return f"a [{batch}, L] integer tensor, right-padded with -1"
+
+
+@functools.lru_cache(64)  # a small step takes as long as to make them
+def _even(batch: int, stride: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """begins and lengths of rows at even distances."""
+    begins, lengths = np.arange(batch, dtype=np.int64) * stride, np.full(batch, length, np.int64)
+    begins.flags.writeable = lengths.flags.writeable = False
+    return begins, lengths
 
 
 def _empty_as_integers(ids: Tensor) -> Tensor:
@@ -263,7 +284,20 @@ def _empty_as_integers(ids: Tensor) -> Tensor:
     return ids.to(torch.int64) if ids.numel() == 0 else ids
 
 
+def _plain_integers(values) -> np.ndarray | None:
+    """int64, where `values` is a list of nothing else than Python's integers: most are, and this is quick."""
+    if type(values) not in (list, tuple) or set(map(type, values)) - {int}:
+        return None
+    try:
+        return np.array(values, np.int64)
+    except OverflowError:
+        return None
+
+
 def _integers(values, name: str, accepted: str, high: int = 2**63 - 1, too_large: int | None = None) -> np.ndarray:
+    result = _plain_integers(values)
+    if result is not None:
+        return result
     result = np.empty(len(values), np.int64)
     for index, value in enumerate(values):
         try:

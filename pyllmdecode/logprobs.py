@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import NamedTuple
 
 from .params import KINDS, SamplingParams
@@ -25,6 +25,8 @@ class Wanted(NamedTuple):
 
 def check(kind, count) -> int:
     """The arguments `logprobs` and `top_logprobs` of a call; -> the latter as an int."""
+    if kind is None and count == 0 and type(count) is int:
+        return 0
     if not isinstance(kind, str | None) or kind not in KINDS:
         raise ValueError(f"logprobs: got {kind!r}; accepted: None, 'raw', 'processed', 'both'")
     if isinstance(count, bool) or not hasattr(count, "__index__"):
@@ -39,8 +41,10 @@ def are_asked(params: SamplingParams) -> bool:
     return params.logprobs is not None or params.top_logprobs > 0
 
 
-def wanted(kind: str | None, top: int, rows: Iterable[SamplingParams]) -> Wanted | None:
+def wanted(kind: str | None, top: int, rows: Collection[SamplingParams]) -> Wanted | None:
     """kind, top: checked arguments of a call. None: nothing is wanted."""
+    if kind is None and not top and not any(map(are_asked, rows)):
+        return None
     call = KINDS[kind]
     asked = {(KINDS[one.logprobs] or call, one.top_logprobs or top) for one in rows} or {(call, top)}
     if asked == {(0, 0)}:

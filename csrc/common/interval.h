@@ -57,26 +57,4 @@ PLD_HD float lowest_with_exponent(float y, float maximum, float scale) {
   return value_of(low);
 }
 
-// The largest threshold in [low, high] at which `rule` has enough. It must have at `low`. `row.above(t)` counts and
-// adds up x >= t; `row.narrow(low, high, inside)` says that only thresholds in (low, high] will be asked from now on,
-// and how many tokens lie between, so that a row may drop the others.
-template <class Row, class Rule>
-PLD_HD float search(Row& row, float low_value, float high_value, const Rule& rule) {
-  uint32_t low = key_of(low_value), high = key_of(high_value);
-  int64_t at_low = row.size(), beyond = 0;
-  while (low < high) {
-    const uint32_t middle = low + (high - low + 1) / 2;
-    const Stats above = row.above(value_of(middle));
-    if (rule.enough(above)) {
-      low = middle;
-      at_low = above.count;
-    } else {
-      high = middle - 1;
-      beyond = above.count;
-    }
-    row.narrow(value_of(low), value_of(high), at_low - beyond);
-  }
-  return value_of(low);
-}
-
 PLD_END

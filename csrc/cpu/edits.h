@@ -8,8 +8,11 @@ PLD_BEGIN
 
 class Edits {
  public:
-  Edits(const RowInput& in, Scratch& scratch) : in_(in), s_(scratch) {}
+  // `most`: a history of so many distinct tokens may be left to write_out().
+  Edits(const RowInput& in, Scratch& scratch, int64_t most = INT64_MAX) : in_(in), s_(scratch), most_(most) {}
 
+  // Whether there are too many of them to be kept beside the row: write_out() has to follow.
+  bool are_many() const { return later_ || n_ >= most_; }
   int64_t size() const { return n_; }
   const int32_t* ids() const { return s_.ids; }
   const float* logits() const { return s_.raw; }
@@ -59,31 +62,44 @@ class Edits {
   // The values after stage 5. Every line rounds as the contract says.
   template <class T>
   void apply(const T* logits) {
-    const RowParams& p = *in_.params;
     for (int64_t i = 0; i < n_; ++i) s_.raw[i] = widen(logits[s_.ids[i]]);
     if (extra_.edits) return apply_extra();
-    const auto where = [](Ints yes, Floats a, Floats b) {
-      return reinterpret<Floats>((yes & reinterpret<Ints>(a)) | (~yes & reinterpret<Ints>(b)));
-    };
     for (int64_t i = 0; i < n_; i += kLanes) {
       Ints flags, counts;
       std::memcpy(&flags, s_.edit_flags + i, sizeof(flags));
       std::memcpy(&counts, s_.counts + i, sizeof(counts));
       Floats x = load(s_.raw + i);
       x = where((flags & kBiased) != 0, x + load(s_.bias + i), x);
-      const Floats penalised = where(x < 0, x * p.repetition_penalty, x / p.repetition_penalty);
-      x = where((flags & kSeen) != 0, penalised, x);
-      const Floats used = (x - p.frequency_penalty * __builtin_convertvector(counts, Floats)) - p.presence_penalty;
-      x = where(counts > 0, used, x);
-      // NaN: the logit was, or infinities cancelled.
-      x = where(((flags & kBanned) != 0) | (x != x), all(-infinity()), x);
-      store(s_.edited + i, x);
+      x = penalised(x, (flags & kSeen) != 0, counts);
+      store(s_.edited + i, where((flags & kBanned) != 0, all(-infinity()), x));
     }
+  }
+
+  // All values after stage 5 in the order of their ids, NaN as -inf: for rows of which so many tokens are edited that
+  // it takes less time to write out the row than to look at them beside it. -> whether a logit is NaN.
+  template <class T>
+  bool write_out(const T* logits, float* x) {
+    bool nan = false;
+    int64_t i = 0;
+    for (; i + kLanes <= in_.vocab; i += kLanes) {
+      const Floats value = load(logits + i);
+      nan |= at_least(value, all(-infinity())) != kAllLanes;
+      store(x + i, allowed_only_ ? all(-infinity()) : max_or(value, all(-infinity())));
+    }
+    for (; i < in_.vocab; ++i) {
+      const float value = widen(logits[i]);
+      nan |= value != value;
+      x[i] = allowed_only_ || value != value ? -infinity() : value;
+    }
+    if (later_) write_out_history(logits, x);
+    apply(logits);
+    for (int64_t e = 0; e < n_; ++e) x[s_.ids[e]] = s_.edited[e];
+    return nan;
   }
 
   // Leaves the scratch as the next row wants it.
   void clear() {
-    if (allowed_only_ || cut_)
+    if (allowed_only_ || cut_ || n_ > words())
       for (int64_t w = 0; w < words(); ++w) s_.masked[w] = 0;
     else
       for (int64_t i = 0; i < n_; ++i) s_.masked[s_.ids[i] >> 6] = 0;
@@ -185,6 +201,40 @@ class Edits {
     }
   }
 
+  static Floats where(Ints yes, Floats a, Floats b) {
+    return reinterpret<Floats>((yes & reinterpret<Ints>(a)) | (~yes & reinterpret<Ints>(b)));
+  }
+
+  // Stages 3 and 4, NaN as -inf: the logit was one, or infinities cancelled.
+  Floats penalised(Floats x, Ints seen, Ints counts) const {
+    const RowParams& p = *in_.params;
+    x = where(seen, where(x < 0, x * p.repetition_penalty, x / p.repetition_penalty), x);
+    const Floats used = (x - p.frequency_penalty * __builtin_convertvector(counts, Floats)) - p.presence_penalty;
+    x = where(counts > 0, used, x);
+    return where(x != x, all(-infinity()), x);
+  }
+
+  // A few tokens at a time, which stay in the nearest cache.
+  template <class T>
+  void write_out_history(const T* logits, float* x) {
+    constexpr int64_t kSome = 256;
+    const History& h = in_.history;
+    alignas(64) float values[kSome] = {};
+    alignas(64) int32_t counts[kSome] = {};
+    for (int64_t begin = 0; begin < h.num_distinct; begin += kSome) {
+      const int64_t n = h.num_distinct - begin < kSome ? h.num_distinct - begin : kSome;
+      const int32_t* ids = h.distinct + begin;
+      for (int64_t i = 0; i < n; ++i) values[i] = widen(logits[ids[i]]);
+      std::memcpy(counts, h.counts + begin, size_t(n) * sizeof(int32_t));
+      for (int64_t i = 0; i < n; i += kLanes) {
+        Ints count;
+        std::memcpy(&count, counts + i, sizeof(count));
+        store(values + i, penalised(load(values + i), all_ints(-1), count));
+      }
+      for (int64_t i = 0; i < n; ++i) x[ids[i]] = values[i];
+    }
+  }
+
   int64_t words() const { return (in_.vocab + 63) / 64; }
   bool is_masked(int32_t id) const { return s_.masked[id >> 6] >> (id & 63) & 1; }
 
@@ -239,12 +289,28 @@ class Edits {
 
   void collect_history() {
     const History& h = in_.history;
+    if (h.distinct && n_ == 0 && !allowed_only_ && h.num_distinct >= most_) {
+      later_ = true;  // what is banned of it stands among the edited tokens as well, and comes after
+      return;
+    }
     if (h.distinct && n_ == 0 && !allowed_only_) {  // the common case: all of them are new
       n_ = h.num_distinct;
       std::memcpy(s_.ids, h.distinct, n_ * sizeof(int32_t));
-      std::memcpy(s_.counts, h.counts, n_ * sizeof(int32_t));
+      const RowParams& p = *in_.params;
+      // What stands there otherwise is multiplied by 0.
+      if (p.presence_penalty != 0 || p.frequency_penalty != 0) std::memcpy(s_.counts, h.counts, n_ * sizeof(int32_t));
       for (int64_t i = 0; i < n_; ++i) s_.edit_flags[i] = kSeen;
-      for (int64_t i = 0; i < n_; ++i) s_.masked[uint32_t(s_.ids[i]) >> 6] |= uint64_t(1) << (s_.ids[i] & 63);
+      int64_t place = 0;
+      uint64_t word = 0;
+      for (int64_t i = 0; i < n_; ++i) {  // most ids ascend, and a word in memory is slow to change time and again
+        if (s_.ids[i] >> 6 != place) {
+          s_.masked[place] |= word;
+          place = s_.ids[i] >> 6;
+          word = 0;
+        }
+        word |= uint64_t(1) << (s_.ids[i] & 63);
+      }
+      s_.masked[place] |= word;
       return;
     }
     if (h.distinct) {
@@ -269,8 +335,9 @@ class Edits {
 
   const RowInput& in_;
   Scratch& s_;
+  const int64_t most_;
   int64_t n_ = 0, table_size_ = 0;
-  bool allowed_only_ = false, cut_ = false, forced_ = false;
+  bool allowed_only_ = false, cut_ = false, forced_ = false, later_ = false;
   ExtraParams extra_{};
 };
 

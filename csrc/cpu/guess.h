@@ -51,16 +51,39 @@ struct MassAtLeast {
   bool enough(const Stats& above) const { return above.mass >= mass; }
 };
 
-// The same for rows that have many tokens of about equal mass, with room to both sides: the tokens below the threshold
-// have (1 - p) * total, and being many and light, a sample of a few thousand tokens measures them well. low = +inf: the
-// row is too small for that.
+constexpr int64_t kSampled = 4096;  // tokens
+
+// So many of the untouched tokens into s.values, masked ones as -inf. -> whether the row is large enough for that.
 template <class T>
-Range sample_range(const Tiles<T>& tiles, const Scale& of, uint64_t p, uint64_t total, Scratch& s) {
-  constexpr int64_t kTokens = 4096, kSteps = kTile / kLanes;
-  const int64_t vectors = kTokens / kLanes, full = tiles.vocab() / kTile;
-  if (full < 8) return {infinity(), infinity()};
+bool take_sample(const Tiles<T>& tiles, Scratch& s) {
+  constexpr int64_t kSteps = kTile / kLanes;
+  const int64_t vectors = kSampled / kLanes, full = tiles.vocab() / kTile;
+  if (full < 8) return false;
   for (int64_t v = 0; v < vectors; ++v)  // evenly over the tiles, and at changing places within them
     store(s.values + v * kLanes, tiles.load_masked(v * full / vectors, v * 37 % kSteps * kLanes));
+  return true;
+}
+
+// A threshold that probably has k tokens at or above it, and not many more; the lowest one there is where a sample does
+// not tell.
+template <class T>
+float guess_top(const Tiles<T>& tiles, float maximum, int64_t k, Scratch& s) {
+  const double expected = double(k) * double(kSampled) / double(tiles.vocab());
+  const int64_t rank = int64_t(expected + 4 * std::sqrt(expected)) + 4;
+  if (rank >= kSampled || !take_sample(tiles, s)) return lowest_finite();
+  Bracket bracket(s.values, nullptr, kSampled);
+  if (bracket.above(lowest_finite()).count < rank) return lowest_finite();
+  return search(bracket, lowest_finite(), maximum, TopK{rank});
+}
+
+// The same for rows that have many tokens of about equal mass, with room to both sides: the tokens below the threshold
+// have (1 - p) of the mass, and being many and light, a sample of a few thousand tokens measures them well. `total`:
+// the mass of all, about; 0 where nobody knows, and the sample has to tell. low = -inf: it cannot. low = +inf: the row
+// is too small for a sample.
+template <class T>
+Range sample_range(const Tiles<T>& tiles, const Scale& of, uint64_t p, uint64_t total, Scratch& s) {
+  constexpr int64_t kTokens = kSampled;
+  if (!take_sample(tiles, s)) return {infinity(), infinity()};
   masses(s.values, kTokens, of, s.value_mass);
   const Stats sample = Bracket(s.values, s.value_mass, kTokens).above(lowest_finite());
   // The largest t with so much of the sample's mass below it.
@@ -71,15 +94,25 @@ Range sample_range(const Tiles<T>& tiles, const Scale& of, uint64_t p, uint64_t 
     Bracket bracket(s.bracket, s.bracket_mass, kTokens);
     return search(bracket, lowest_finite(), of.maximum, MassAtLeast{sample.mass - uint64_t(below)});
   };
-  const double below = (1 - double(p) / 4294967296.0) * double(total) * double(kTokens) / double(tiles.vocab());
-  const float middle = with_below(below);
   double sum = 0, squares = 0;
-  for (int64_t i = 0; i < kTokens; ++i) {
-    const double mass = s.values[i] < middle ? double(s.value_mass[i]) : 0;
-    sum += mass;
-    squares += mass * mass;
+  const auto add_up = [&](float high) {
+    sum = squares = 0;
+    for (int64_t i = 0; i < kTokens; ++i) {
+      const double mass = s.values[i] < high ? double(s.value_mass[i]) : 0;
+      sum += mass;
+      squares += mass * mass;
+    }
+    return sum > 0 ? 3 * std::sqrt(squares) / sum : 0;  // relative error, three standard deviations
+  };
+  const double share = 1 - double(p) / 4294967296.0;
+  double error = 0, below = share * double(total) * double(kTokens) / double(tiles.vocab());
+  if (!total) {
+    error = add_up(infinity());
+    if (error > 0.15) return {-infinity(), infinity()};
+    below = share * sum;
   }
-  const double error = sum > 0 ? 0.01 + 3 * std::sqrt(squares) / sum : 0;  // relative, three standard deviations
+  const float middle = with_below(below);
+  error += 0.01 + add_up(middle);
   const float low = error < 1 ? with_below(below * (1 - error)) : lowest_finite();
   const float high = with_below(below * (1 + error));
   return {low, high > low ? high : value_of(key_of(low) + 1)};

@@ -81,7 +81,10 @@ class PyRequests {
 using Beside = std::tuple<Address, Address, Address, Address, Address, int, int64_t, int64_t>;
 
 pld::Outputs outputs_of(Address token_ids, Address kept, Address status, const py::object& beside) {
-  pld::Outputs out{at<int64_t>(token_ids), at<int64_t>(kept), at<int32_t>(status)};
+  pld::Outputs out{};
+  out.token_ids = at<int64_t>(token_ids);
+  out.kept = at<int64_t>(kept);
+  out.status = at<int32_t>(status);
   if (beside.is_none()) return out;
   const auto [logprobs, raw_logprobs, ranks, top_ids, top_logprobs, kind, top, width] = beside.cast<Beside>();
   out.logprobs = at<float>(logprobs);

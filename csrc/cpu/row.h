@@ -3,20 +3,25 @@
 // out, tile by tile in the order of their ids.
 #pragma once
 
-#include "../common/sample_step.h"
-#include "bracket.h"
-#include "group_maxima.h"
-#include "guess.h"
-#include "tiles.h"
+#include "candidates.h"
 
 PLD_BEGIN
 
 template <class T>
-class Row {
+class Row : public Candidates<T> {
+ protected:
+  using Base = Candidates<T>;
+  using Base::add_edited_candidates, Base::collect, Base::estimate, Base::split, Base::total_of_all, Base::weigh,
+      Base::weigh_tiles, Base::candidates_, Base::edits_, Base::focused_, Base::head_, Base::high_, Base::least_,
+      Base::candidates_low_, Base::low_, Base::of_, Base::s_, Base::scale_, Base::settled_, Base::tiles_,
+      Base::weighed_;
+
  public:
+  using Base::edited;
+
   // `edits` must have been collected; null: the logits as they are.
   Row(const RowInput& in, float scale, Edits* edits, Scratch& scratch)
-      : tiles_(in, edits ? scratch.masked : scratch.unmasked, scratch), scale_(scale), edits_(edits), s_(scratch) {}
+      : Base(in, scale, edits, scratch), plain_(in.params->extra_begin < 0) {}
 
   int64_t vocab() const { return tiles_.vocab(); }
   bool saw_nan() const { return saw_nan_; }
@@ -48,7 +53,18 @@ class Row {
   void focus_on_top(int64_t k) {
     const int64_t groups = tiles_.size() * kLanes;
     if (focused_ && head_.count == 0) return;
-    if (k > groups) return collect(focused_ ? low_ : lowest_finite());
+    if (k > groups) {
+      const float low = focused_ ? low_ : lowest_finite(), guess = guess_top(tiles_, of_.maximum, k, s_);
+      if (plain_ && guess == of_.maximum) {  // as where many share the first place
+        focused_ = false;
+        low_ = least_ = guess;
+        if (count() >= k) return;
+        low_ = least_ = low;
+      }
+      collect(guess > low ? guess : low);
+      if (candidates_ < k && guess > low) collect(low);
+      return;
+    }
     uint32_t low = key_of(lowest_finite()), high = key_of(of_.maximum);
     while (low < high) {
       const uint32_t middle = low + (high - low + 1) / 2;
@@ -59,7 +75,10 @@ class Row {
         high = middle - 1;
       if (count >= k && count <= k + k / 8) break;  // a few candidates more cost less than a closer look
     }
-    collect(value_of(low));
+    if (plain_ && value_of(low) == of_.maximum)  // that many share the first place: there is nothing to choose from
+      low_ = least_ = of_.maximum;
+    else
+      collect(value_of(low));
   }
 
   // Copies out the tokens around where the threshold probably is and weighs those. If little mass lies below them, that
@@ -67,14 +86,20 @@ class Row {
   MassBounds mass_for(uint64_t p) {
     if (settled_ || of_.infinite) return exact_mass();
     const float guess = guess_threshold(s_.group_maxima, tiles_.size() * kLanes, of_, p, s_.bracket_mass);
-    MassBounds bounds = estimate(guess);
     if (guess < infinity()) {
+      const MassBounds others = estimate(guess);
       const Stats found = total();
-      bounds = {found.mass + bounds.low, found.mass + bounds.high};
+      const MassBounds bounds{found.mass + others.low, found.mass + others.high};
       if (TopP{bounds.high, p}.enough(found)) return bounds;
     }
-    const Range range = sample_range(tiles_, of_, p, bounds.low, s_);
-    return range.low < infinity() ? split(range) : bounds;
+    focused_ = false;
+    low_ = lowest_finite();
+    if (const MassBounds tied = mass_if_tied(p); tied.high) return tied;
+    const Range range = sample_range(tiles_, of_, p, 0, s_);
+    if (range.low > -infinity() && range.low < infinity()) return split(range);
+    const MassBounds bounds = estimate(infinity());
+    const Range measured = sample_range(tiles_, of_, p, bounds.low, s_);
+    return measured.low < infinity() ? split(measured) : bounds;
   }
 
   MassBounds exact_mass() {
@@ -84,6 +109,7 @@ class Row {
 
   // Unless the candidates are already the right ones.
   void focus_on_mass(const TopP& rule, float low) {
+    if (low_ >= of_.maximum) return;
     const bool low_enough = focused_ && rule.enough(total());
     const bool high_enough = head_.count == 0 || !rule.enough(above(next_above(high_)));
     if (low_enough && high_enough) return;
@@ -94,6 +120,8 @@ class Row {
   void focus(float t) {
     if (focused_ && t <= high_ && t >= candidates_low_)
       low_ = t;
+    else if (is_broad(t))
+      low_ = least_ = t, focused_ = false;
     else
       collect(t);
     settled_ = true;
@@ -103,6 +131,7 @@ class Row {
 
   template <class Rule>
   float threshold(const Rule& rule) {
+    if (low_ >= of_.maximum) return low_;
     if (!focused_) collect(low_);
     std::memcpy(s_.bracket, s_.values, candidates_ * sizeof(float));
     if (Rule::kNeedsMass) {
@@ -118,8 +147,8 @@ class Row {
   int64_t count() {
     if (focused_) return Bracket(s_.values, nullptr, candidates_, head_).above(low_).count;
     int64_t count = 0;
-    for (int64_t tile = 0; tile < tiles_.size(); ++tile) count += tiles_.count(tile);
-    for (int64_t e = 0; e < edited(); ++e) count += edits_->values()[e] > -infinity();
+    for (int64_t tile = 0; tile < tiles_.size(); ++tile) count += tiles_.count(tile, least_);
+    for (int64_t e = 0; e < edited(); ++e) count += edits_->values()[e] >= least_;
     return count;
   }
 
@@ -127,7 +156,7 @@ class Row {
   Stats total() { return focused_ ? above(low_) : total_of_all(); }
 
   int64_t draw(uint64_t bits) {
-    if (!focused_ && !of_.infinite) {
+    if (!focused_ && !of_.infinite && least_ < of_.maximum) {
       const int64_t token = draw_by_estimate(bits);
       if (token >= 0) return token;
     }
@@ -151,7 +180,6 @@ class Row {
 
   float last_maximum() const { return of_.maximum; }
   const Tiles<T>& tiles() const { return tiles_; }
-  int64_t edited() const { return edits_ ? edits_->size() : 0; }
 
  protected:
   // The token of a tile at which its running mass exceeds r, if that is one token for all r_low <= r <= r_high; else
@@ -188,132 +216,32 @@ class Row {
     return -1;
   }
 
-  // Bounds of the mass of all tokens below `guess`, by tile in tile_low and tile_high and in all; the tokens of at
-  // least `guess`, where there is one, become the candidates. Half the work of exact masses.
-  MassBounds estimate(float guess) {
-    // Of the estimate: each addition to a sum may err by 2^-24 of it, the polynomial by 3e-7.
-    constexpr double kError = (kTile / (kUnroll * kLanes) + 4) * 0x1p-24 + 3e-7;
-    MassBounds total{0, 0};
-    int64_t n = 0;
-    for (int64_t tile = 0; tile < tiles_.size(); ++tile) {
-      s_.tile_begin[tile] = n;
-      const double mass = 0x1p40 * (tiles_.reaches(tile, guess) ? tiles_.template estimate<true>(tile, of_, guess, n)
-                                                                : tiles_.template estimate<false>(tile, of_, guess, n));
-      const double least = mass * (1 - kError) - kTile;
-      s_.tile_low[tile] = least > 0 ? uint64_t(least) : 0;
-      s_.tile_high[tile] = uint64_t(mass * (1 + kError)) + 1;
-    }
-    s_.tile_begin[tiles_.size()] = n;
-    if (edited()) masses(edits_->values(), edited(), of_, s_.bracket_mass);
-    for (int64_t e = 0; e < edited(); ++e) {
-      if (edits_->values()[e] >= guess) continue;
-      s_.tile_low[tile_of(edits_->ids()[e])] += s_.bracket_mass[e];
-      s_.tile_high[tile_of(edits_->ids()[e])] += s_.bracket_mass[e];
-    }
-    for (int64_t tile = 0; tile < tiles_.size(); ++tile)
-      total.low += s_.tile_low[tile], total.high += s_.tile_high[tile];
-    if (guess < infinity()) add_edited_candidates(guess);
-    return total;
+  // Whether a quarter of all tokens is at or above t, as far as a few tell. So many are better read again where they
+  // stand than copied out.
+  bool is_broad(float t) const {
+    constexpr int64_t kVectors = 16;
+    const int64_t full = vocab() / kTile;
+    if (full < 8 || !plain_) return false;
+    int64_t count = 0;
+    for (int64_t v = 0; v < kVectors; ++v)
+      count += __builtin_popcount(at_least(tiles_.load_masked(v * full / kVectors, v * 5 * kLanes % kTile), all(t)));
+    return 4 * count >= kVectors * kLanes;
   }
 
-  // Exact, of all tokens; by tile in tile_mass.
-  Stats total_of_all() {
-    Stats stats{0, 0};
-    for (int64_t tile = 0; tile < tiles_.size(); ++tile) {
-      s_.tile_mass[tile] = tiles_.mass(tile, of_);
-      stats.mass += s_.tile_mass[tile];
-      stats.count += tiles_.count(tile);
-    }
-    if (edited()) masses(edits_->values(), edited(), of_, s_.bracket_mass);
-    for (int64_t e = 0; e < edited(); ++e) {
-      s_.tile_mass[tile_of(edits_->ids()[e])] += s_.bracket_mass[e];
-      stats.mass += s_.bracket_mass[e];
-      stats.count += edits_->values()[e] > -infinity();
-    }
-    return stats;
+  // Where a quarter of all groups has the largest value: about the mass of all tokens, if those that have that value
+  // are enough in any case; else nothing.
+  MassBounds mass_if_tied(uint64_t p) {
+    const int64_t groups = tiles_.size() * kLanes;
+    if (!plain_ || 4 * count_groups(s_.group_maxima, groups, of_.maximum) < groups) return {0, 0};
+    const MassBounds bounds = estimate(infinity());
+    low_ = least_ = of_.maximum;
+    if (TopP{bounds.high, p}.enough(total_of_all())) return {bounds.low, bounds.low};
+    low_ = least_ = lowest_finite();
+    return {0, 0};
   }
 
-  // tile_mass of what is in focus, from the candidates.
-  void weigh_tiles() {
-    for (int64_t tile = 0; tile < tiles_.size(); ++tile) {
-      const int64_t begin = s_.tile_begin[tile], n = s_.tile_begin[tile + 1] - begin;
-      s_.tile_mass[tile] = Bracket(s_.values + begin, s_.value_mass + begin, n).above(low_).mass;
-      if (head_.count) s_.tile_mass[tile] += s_.tile_head[tile];
-    }
-    int64_t c = s_.tile_begin[tiles_.size()];
-    for (int64_t e = 0; e < edited(); ++e) {
-      if (!(edits_->values()[e] >= candidates_low_)) continue;
-      if (edits_->values()[e] >= low_) s_.tile_mass[tile_of(edits_->ids()[e])] += s_.value_mass[c];
-      ++c;
-    }
-  }
-
-  // Makes the tokens of the range the candidates, with the edited ones of at least range.low, and adds up those above
-  // it.
-  MassBounds split(const Range& range) {
-    uint64_t mass = 0;
-    int64_t n = 0;
-    Stats head{0, 0};
-    for (int64_t tile = 0; tile < tiles_.size(); ++tile) {
-      s_.tile_begin[tile] = n;
-      const uint64_t before = head.mass;
-      mass += tiles_.split(tile, of_, range.low, range.high, n, head);
-      s_.tile_head[tile] = head.mass - before;
-    }
-    s_.tile_begin[tiles_.size()] = n;
-    if (edited()) masses(edits_->values(), edited(), of_, s_.bracket_mass);
-    for (int64_t e = 0; e < edited(); ++e) mass += s_.bracket_mass[e];
-    add_edited_candidates(range.low);
-    head_ = head;
-    if (head.count) high_ = value_of(key_of(range.high) - 1);
-    return {mass, mass};
-  }
-
-  // Makes all tokens of at least t the candidates.
-  void collect(float t) {
-    int64_t n = 0;
-    for (int64_t tile = 0; tile < tiles_.size(); ++tile) {
-      s_.tile_begin[tile] = n;
-      if (const Lanes reached = tiles_.reaches(tile, t)) n = tiles_.gather(tile, t, n, reached);
-    }
-    s_.tile_begin[tiles_.size()] = n;
-    add_edited_candidates(t);
-  }
-
-  // After the untouched candidates, tile_begin[tiles_.size()] of them, come the edited tokens of at least t.
-  void add_edited_candidates(float t) {
-    int64_t n = s_.tile_begin[tiles_.size()];
-    for (int64_t e = 0; e < edited(); ++e) {
-      s_.values[n] = edits_->values()[e];
-      n += edits_->values()[e] >= t;
-    }
-    candidates_ = n;
-    low_ = candidates_low_ = t;
-    head_ = {0, 0};
-    high_ = of_.maximum;
-    focused_ = true;
-    weighed_ = false;
-  }
-
-  void weigh() {
-    if (!weighed_) masses(s_.values, candidates_, of_, s_.value_mass);
-    weighed_ = true;
-  }
-
-  Tiles<T> tiles_;
-  float scale_;
-  Edits* edits_;
-  Scratch& s_;
-  Scale of_{};
+  const bool plain_;  // other filters count on what is in focus standing among the candidates
   bool saw_nan_ = false;
-
-  // Once focused_: values[0 .. candidates_) are the tokens from candidates_low_ to high_ and all edited ones of at
-  // least candidates_low_; head_ are the others above high_. Those of at least low_ are in focus, and thresholds are in
-  // [low_, high_]. settled_ once the tokens below low_ have been dropped for good, and are not just unlikely to matter.
-  bool focused_ = false, settled_ = false, weighed_ = false;
-  float low_ = lowest_finite(), candidates_low_ = 0, high_ = 0;
-  Stats head_{0, 0};
-  int64_t candidates_ = 0;
 };
 
 PLD_END

@@ -60,6 +60,7 @@ struct Scratch {
   float* raw;              // [vocab] their logits,
   float* edited;           // [vocab] their values after stage 5,
   float* bias;             // [vocab]
+  float* row;              // [vocab] values after stage 5 of a row that is written out
   int32_t* counts;         // [vocab] how often each was generated,
   int32_t* edit_flags;     // [vocab]
   float* sequence_bias;    // [vocab] where kSequence is set,

@@ -50,6 +50,7 @@ struct ThreadScratch {
     memory.allocate(s.raw, n + kPad);
     memory.allocate(s.edited, n + kPad);
     memory.allocate(s.bias, n + kPad);
+    memory.allocate(s.row, n + kPad);
     memory.allocate(s.counts, n + kPad);
     memory.allocate(s.edit_flags, n + kPad);
     memory.allocate(s.sequence_bias, n + kPad);

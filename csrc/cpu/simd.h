@@ -241,6 +241,20 @@ inline Longs add_lanes(Longs total, const uint64_t* p, Lanes lanes) {
 #endif
 }
 
+// total + x where every other of the lanes, from the first one or the second one on, is among those given.
+template <int kFirst>
+inline Longs add_every_other(Longs total, Longs x, Lanes lanes) {
+#if defined(PLD_AVX512)
+  const __mmask8 some = __mmask8(_pext_u32(lanes, kFirst ? 0xaaaa : 0x5555));
+  const __m512i sum = reinterpret<__m512i>(total);
+  return reinterpret<Longs>(_mm512_mask_add_epi64(sum, some, sum, reinterpret<__m512i>(x)));
+#else
+  typedef int64_t SignedLongs __attribute__((vector_size(kLanes * 4)));
+  const Longs mask = reinterpret<Longs>(mask_of(lanes));
+  return total + (x & reinterpret<Longs>(reinterpret<SignedLongs>(kFirst ? mask : mask << 32) >> 32));
+#endif
+}
+
 // One bit for each of 64 tokens that is at least t.
 template <class T>
 inline uint64_t word_at_least(const T* p, Floats t) {
@@ -253,6 +267,15 @@ inline float largest(Floats x) {
   float m = x[0];
   for (int i = 1; i < kLanes; ++i) m = x[i] > m ? x[i] : m;
   return m;
+}
+
+// In double precision.
+inline double total(Floats x) {
+  typedef double Doubles __attribute__((vector_size(kLanes * 8)));
+  Doubles d = __builtin_convertvector(x, Doubles);
+  for (int half = kLanes / 2; half > 0; half /= 2)  // a chain of additions would take as long as a tile's masses
+    for (int i = 0; i < half; ++i) d[i] += d[i + half];
+  return d[0];
 }
 
 inline uint64_t sum(Longs x) {

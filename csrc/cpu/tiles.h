@@ -65,23 +65,24 @@ class Tiles {
   // Whether a tile has a value of at least t, edited ones included; in which lanes.
   Lanes reaches(int64_t tile, float t) const { return at_least(load(s_.group_maxima + tile * kLanes), all(t)); }
 
-  int64_t count(int64_t tile) const {  // of untouched tokens above -inf
+  int64_t count(int64_t tile, float low) const {  // of untouched tokens of at least `low`
     int64_t count = 0;
-    if (!s_.special[tile]) {
+    if (!reaches(tile, low)) return 0;
+    if (!s_.special[tile] && low == lowest_finite()) {
       count = kTile;
       for (int64_t w = 0; w < kTile / 64; ++w) count -= __builtin_popcountll(masked_at(tile)[w]);
       return count;
     }
-    for (int64_t i = 0; i < kTile; i += kLanes)
-      count += __builtin_popcount(at_least(load_masked(tile, i), all(lowest_finite())));
+    for (int64_t i = 0; i < kTile; i += kLanes) count += __builtin_popcount(at_least(load_masked(tile, i), all(low)));
     return count;
   }
 
-  uint64_t mass(int64_t tile, const Scale& of) const {  // of the untouched tokens
+  uint64_t mass(int64_t tile, float low, const Scale& of) const {  // of the same
     Longs even{}, odd{};
     Floats x[kUnroll];
     for (int64_t i = 0; i < kTile; i += kUnroll * kLanes) {
       PLD_EACH x[u] = load_masked(tile, i + u * kLanes);
+      PLD_EACH x[u] = masked(x[u], ~at_least(x[u], all(low)) & kAllLanes, all(-infinity()));
       add_masses(masses_of(x, of), even, odd);
     }
     return sum(even + odd);
@@ -94,45 +95,66 @@ class Tiles {
     Floats x[kUnroll];
     for (int64_t i = 0; i < kTile; i += kUnroll * kLanes) {
       PLD_EACH x[u] = load_masked(tile, i + u * kLanes);
-      MassLanes m = masses_of(x, of);
-      add_masses(m, even, odd);
+      Lanes above[kUnroll];
       PLD_EACH {
-        const Lanes above = at_least(x[u], all(high)), within = at_least(x[u], all(low)) & ~above;
-        m.fraction[u] &= mask_of(above);
-        head.count += __builtin_popcount(above);
+        above[u] = at_least(x[u], all(high));
+        const Lanes within = at_least(x[u], all(low)) & ~above[u];
+        head.count += __builtin_popcount(above[u]);
         if (kHasCompress) {
           n += compress(s_.values + n, x[u], within);
         } else {
           for (Lanes lanes = within; lanes; lanes &= lanes - 1) s_.values[n++] = x[u][__builtin_ctz(lanes)];
         }
       }
-      add_masses(m, head_even, head_odd);
+      add_masses(masses_of(x, of), above, even, odd, head_even, head_odd);
     }
     head.mass += sum(head_even + head_odd);
     return sum(even + odd);
   }
 
-  // About the mass / 2^40 of the untouched tokens of a tile; see add_estimates(). kGather: of those below `guess`, and
-  // the others become candidates, as in gather().
-  template <bool kGather>
-  double estimate(int64_t tile, const Scale& of, float guess, int64_t& n) const {
+  // About the mass / 2^40 of the untouched tokens of a tile; see add_estimates(). Of all of them, of those below t,
+  // where the others become candidates as in gather(), or of those from t on.
+  enum Which { kAll, kBelow, kFrom };
+  template <Which kWhich>
+  double estimate(int64_t tile, const Scale& of, float t, int64_t& n) const {
+    if (kHasQuickEstimates && !s_.special[tile]) {
+      const int64_t before = n;
+      const double sum = estimate<kWhich, true>(tile, of, t, n);
+      if (sum == sum) return sum;
+      n = before;
+    }
+    return estimate<kWhich, false>(tile, of, t, n);
+  }
+
+ private:
+  template <Which kWhich, bool kQuick>
+  double estimate(int64_t tile, const Scale& of, float t, int64_t& n) const {
     const T* p = at(tile);
     const uint64_t* words = masked_at(tile);
     Floats sums[kUnroll] = {}, x[kUnroll];
-    Ints keep[kUnroll];
+    Lanes keep[kUnroll];
     for (uint64_t i = 0; i < kTile; i += kUnroll * kLanes) {
-      PLD_EACH x[u] = masked(load(p + i + u * kLanes), lanes_at(words, i + u * kLanes), all(-infinity()));
-      PLD_EACH keep[u] = kGather ? ~(x[u] >= all(guess)) : all_ints(-1);
-      if (kGather && kHasCompress) PLD_EACH n += compress(s_.values + n, x[u], at_least(x[u], all(guess)));
-      add_estimates(x, of, keep, sums);
+      PLD_EACH x[u] = once(load(p + i + u * kLanes));
+      PLD_EACH keep[u] = ~lanes_at(words, i + u * kLanes) & kAllLanes;
+      if (kWhich == kFrom) PLD_EACH keep[u] &= at_least(x[u], all(t));
+      if (kWhich == kBelow) {
+        PLD_EACH {
+          const Lanes found = at_least(x[u], all(t)) & keep[u];
+          if (kHasCompress) n += compress(s_.values + n, x[u], found);
+          keep[u] &= ~found;
+        }
+      }
+      if (kQuick)
+        add_quick_estimates(x, of, keep, sums);
+      else
+        add_estimates(x, of, keep, sums);
     }
-    if (kGather && !kHasCompress) n = gather(tile, guess, n, kAllLanes);
+    if (kWhich == kBelow && !kHasCompress) n = gather(tile, t, n, kAllLanes);
     const Floats lanes = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    double sum = 0;
-    for (int i = 0; i < kLanes; ++i) sum += double(lanes[i]);
-    return sum;
+    return total(lanes);
   }
 
+ public:
   // Masks the untouched tokens of a tile that are at least t, in the scratch's bitmap.
   void mask_from(int64_t tile, float t) {
     for (int64_t i = 0; i < kTile; i += 64)

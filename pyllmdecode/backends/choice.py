@@ -35,12 +35,13 @@ def backends() -> dict[str, Backend]:
 
 def choose(name: str, device: torch.device) -> str:
     """The backend that serves `device` under the name that was asked for; ValueError where none does."""
-    if name in ("auto", "reference") and device.type == "meta":
+    kind = device.type
+    if kind == "meta" and name in ("auto", "reference"):
         raise ValueError("logits: got a tensor on the meta device, which holds no values; accepted: one that does")
     if name == "auto":
-        if device.type == "cpu":
+        if kind == "cpu":
             return "cpu" if cpu.is_loaded() else _reference_instead()
-        serve = (one for one in ON_GPUS if device.type == "cuda" and _state(one) and _why_not_on(one, device) is None)
+        serve = (one for one in ON_GPUS if kind == "cuda" and _state(one) and _why_not_on(one, device) is None)
         return next(serve, "reference")
     if not isinstance(name, str):
         raise TypeError(f"backend: got {name!r} ({type(name).__name__}); accepted: 'auto', {_quoted()}")

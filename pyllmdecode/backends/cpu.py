@@ -164,6 +164,11 @@ def describe_logits(logits: Tensor) -> tuple[int, int, int, int, int]:
     return logits.data_ptr(), DTYPES[logits.dtype], *logits.shape, logits.stride(0)
 
 
+def _are_all(params: list[SamplingParams], seeds: list[int]) -> bool:
+    """Whether all rows have the same of both."""
+    return seeds.count(seeds[0]) == len(seeds) and len(set(map(id, params))) == 1
+
+
 def _native():
     if _cpu is None:
         raise RuntimeError("the native library is not built; 'make build' builds it")
@@ -172,11 +177,13 @@ def _native():
 
 def _requests(params, seeds, history, prompt_lengths, positions, uniforms) -> tuple:
     """As native code wants them (csrc/cpu/module.cpp, PyRequests)."""
-    shared = len(params) > 0 and len(set(map(id, params))) == 1 and len(set(seeds)) == 1
-    if shared:
+    first = params[0] if params else None
+    if first is not None and (len(params) == 1 or _are_all(params, seeds)):
+        shared = True
         lists = array("i")
-        records = pack(params[0], seeds[0], lists)
+        records = pack(first, seeds[0], lists)
     else:
+        shared = False
         records, lists = pack_rows(params, seeds)
     ids = history.ids
     return (
