@@ -49,7 +49,7 @@ def test_rows_ask_for_themselves(backend, call):
     params = asking(len(logits))
     out = backend.sample(logits, params, logprobs=call[0], top_logprobs=call[1])
     assert out.top_ids.shape == out.top_logprobs.shape == (len(logits), 4)
-    assert not any(values is None for values in out)
+    assert not any(getattr(out, name) is None for name in SAID)
     for row in backend.some(range(len(logits)), 14):
         kind, top = params[row].logprobs or call[0], params[row].top_logprobs or call[1]
         silent = dataclasses.replace(params[row], logprobs=None, top_logprobs=0)
