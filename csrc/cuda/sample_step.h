@@ -39,7 +39,7 @@ PLD_DEVICE void clear(typename Group::Ref g, Shared<Group>& s) {
 // From the interval to the history. forced: the token that takes the place of the drawn one; -1: none.
 template <class T, class Group, class Slices, class Row>
 PLD_DEVICE void finish(typename Group::Ref g, Shared<Group>& s, Collective<Group>& c, const Step& step, int index,
-                       const Slices& slices, Row& row, const Interval& interval, int64_t forced,
+                       const Slices& slices, Row& row, const Interval& interval, int forced,
                        const typename T::Bits* logits) {
   const Result<T, Group> result(g, s, step, index);
   const uint64_t bits = step.uniforms ? step.uniforms[index]
@@ -71,7 +71,7 @@ PLD_DEVICE void sample_step(typename Group::Ref g, Shared<Group>& s, const Step&
   const bool nan = slices.template load<T>(logits);
   copy_request<Group>(g, s, request);
   g.sync_cluster();
-  const int64_t forced = forced_token(s.request);  // long before a block moves the queue on: barriers are between
+  const int forced = int(forced_token(s.request));  // long before a block moves the queue on: barriers are between
   g.stamp(kLoaded);
   if (step.flags & kSayRaw) {  // the distribution before stage 2, at temperature 1
     Row<Group, RowSlices> raw(g, s, c, slices, kLog2E, nan);
