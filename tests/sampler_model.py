@@ -124,7 +124,7 @@ class Mirror:
             [torch.tensor(request.tokens, dtype=torch.int64) for request in requests],
             [request.prompt for request in requests],
             [len(request.tokens) for request in requests],
-            [one.seed for one in params],
+            [one.seed or 0 for one in params],
             uniforms,
             wanted(logprobs, top_logprobs, params),
             [request.forced[0] if request.forced else None for request in requests],

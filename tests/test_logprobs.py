@@ -131,12 +131,12 @@ def test_compiled(name):
 
     traced, eager = filled(), filled()
     bare = graph(traced.step)(logits)
-    assert_same(bare, eager.step(logits)._replace(**dict.fromkeys(SAID)))
+    assert_same(bare._replace(loop_period=None), eager.step(logits)._replace(**dict.fromkeys(SAID)))
     options = {"logprobs": "both", "top_logprobs": 2}
     got, expected = graph(lambda x: traced.step(x, **options))(logits), eager.step(logits, **options)
     assert expected.top_ids.shape == (3, 3)
     lists = {name: getattr(expected, name)[:, :2] for name in ("top_ids", "top_logprobs")}
-    assert_same(got, expected._replace(**lists))
+    assert_same(got._replace(loop_period=None), expected._replace(**lists))
 
 
 SAID = ("logprobs", "top_ids", "top_logprobs", "raw_logprobs", "ranks")

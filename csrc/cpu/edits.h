@@ -3,6 +3,7 @@
 #pragma once
 
 #include "more_edits.h"
+#include "penalties.h"
 
 PLD_BEGIN
 
@@ -62,6 +63,7 @@ class Edits {
   // The values after stage 5. Every line rounds as the contract says.
   template <class T>
   void apply(const T* logits) {
+    const RowParams& p = *in_.params;
     for (int64_t i = 0; i < n_; ++i) s_.raw[i] = widen(logits[s_.ids[i]]);
     if (extra_.edits) return apply_extra();
     for (int64_t i = 0; i < n_; i += kLanes) {
@@ -70,7 +72,7 @@ class Edits {
       std::memcpy(&counts, s_.counts + i, sizeof(counts));
       Floats x = load(s_.raw + i);
       x = where((flags & kBiased) != 0, x + load(s_.bias + i), x);
-      x = penalised(x, (flags & kSeen) != 0, counts);
+      x = penalised(x, (flags & kSeen) != 0, counts, p);
       store(s_.edited + i, where((flags & kBanned) != 0, all(-infinity()), x));
     }
   }
@@ -91,7 +93,7 @@ class Edits {
       nan |= value != value;
       x[i] = allowed_only_ || value != value ? -infinity() : value;
     }
-    if (later_) write_out_history(logits, x);
+    if (later_) penalise_history(logits, in_.history, *in_.params, x);
     apply(logits);
     for (int64_t e = 0; e < n_; ++e) x[s_.ids[e]] = s_.edited[e];
     return nan;
@@ -198,40 +200,6 @@ class Edits {
     for (int64_t i = 0; i < n_; ++i) {
       const Edited e{s_.raw[i], s_.bias[i], s_.sequence_bias[i], s_.edit_flags[i], s_.counts[i], s_.repeated[i]};
       s_.edited[i] = forced_ ? 0.0f : value_of_edited(e, *in_.params, extra_, generated());
-    }
-  }
-
-  static Floats where(Ints yes, Floats a, Floats b) {
-    return reinterpret<Floats>((yes & reinterpret<Ints>(a)) | (~yes & reinterpret<Ints>(b)));
-  }
-
-  // Stages 3 and 4, NaN as -inf: the logit was one, or infinities cancelled.
-  Floats penalised(Floats x, Ints seen, Ints counts) const {
-    const RowParams& p = *in_.params;
-    x = where(seen, where(x < 0, x * p.repetition_penalty, x / p.repetition_penalty), x);
-    const Floats used = (x - p.frequency_penalty * __builtin_convertvector(counts, Floats)) - p.presence_penalty;
-    x = where(counts > 0, used, x);
-    return where(x != x, all(-infinity()), x);
-  }
-
-  // A few tokens at a time, which stay in the nearest cache.
-  template <class T>
-  void write_out_history(const T* logits, float* x) {
-    constexpr int64_t kSome = 256;
-    const History& h = in_.history;
-    alignas(64) float values[kSome] = {};
-    alignas(64) int32_t counts[kSome] = {};
-    for (int64_t begin = 0; begin < h.num_distinct; begin += kSome) {
-      const int64_t n = h.num_distinct - begin < kSome ? h.num_distinct - begin : kSome;
-      const int32_t* ids = h.distinct + begin;
-      for (int64_t i = 0; i < n; ++i) values[i] = widen(logits[ids[i]]);
-      std::memcpy(counts, h.counts + begin, size_t(n) * sizeof(int32_t));
-      for (int64_t i = 0; i < n; i += kLanes) {
-        Ints count;
-        std::memcpy(&count, counts + i, sizeof(count));
-        store(values + i, penalised(load(values + i), all_ints(-1), count));
-      }
-      for (int64_t i = 0; i < n; ++i) x[ids[i]] = values[i];
     }
   }
 
