@@ -1,5 +1,5 @@
-// csrc/common compiled for a GPU: a row in device memory, one thread, the slowest Row there could be. That it compiles, and
-// that no multiply-add was fused in the mass, is what tests/csrc/test_portability.py looks at.
+// csrc/common compiled for a GPU: a row in device memory, one thread, the slowest Row there could be. That it compiles,
+// and that no multiply-add was fused in the mass, is what tests/csrc/test_portability.py looks at.
 #include "../../csrc/common/sample_step.h"
 
 namespace pld {
@@ -24,8 +24,6 @@ struct PlainRow {
   __device__ void focus(float t) { low = t; }
   __device__ void focus_on_top(int64_t) {}
   __device__ void focus_on_mass(const TopP&, float) {}
-  __device__ void narrow(float, float, int64_t) {}
-  __device__ int64_t size() const { return above(low).count; }
   __device__ Stats above(float t) const {
     Stats s{0, 0};
     for (int64_t i = 0; i < n; ++i)
@@ -34,7 +32,15 @@ struct PlainRow {
   }
   template <class Rule>
   __device__ float threshold(const Rule& rule) {
-    return search(*this, low, largest, rule);
+    uint32_t least = key_of(low), most = key_of(largest);
+    while (least < most) {
+      const uint32_t middle = least + (most - least + 1) / 2;
+      if (rule.enough(above(value_of(middle))))
+        least = middle;
+      else
+        most = middle - 1;
+    }
+    return value_of(least);
   }
   __device__ MassBounds mass_for(uint64_t) { return exact_mass(); }
   __device__ MassBounds exact_mass() {

@@ -2,8 +2,10 @@
 
 import torch
 
+from pyllmdecode import reference
+from pyllmdecode.logprobs import wanted
 from pyllmdecode.params import SamplingParams
-from pyllmdecode.reference import edit_row, process_logits, sample_step
+from pyllmdecode.reference import edit_row, process_logits
 
 EMPTY = torch.zeros(0, dtype=torch.int64)
 
@@ -32,6 +34,11 @@ def processed(x, history=None, **fields):
     """process_logits of a batch whose rows share their parameters; all of the history is the prompt."""
     history = [EMPTY] * len(x) if history is None else list(history)
     return process_logits(x, [SamplingParams(**fields)] * len(x), history, [len(row) for row in history])
+
+
+def sample_step(x, params, *others, logprobs=None, top_logprobs=0, **more):
+    """The reference's, of arguments like those of a call."""
+    return reference.sample_step(x, params, *others, wanted=wanted(logprobs, top_logprobs, params), **more)
 
 
 def one_row(x, history=EMPTY, prompt_length=0, position=0, **options):

@@ -9,7 +9,7 @@ from cases import INF, NAN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import share_of, units_of
-from rows import EMPTY, floats, normal, one_row, processed
+from rows import EMPTY, floats, normal, one_row, processed, sample_step
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
     TemperatureLogitsWarper,
@@ -18,7 +18,7 @@ from transformers.generation.logits_process import (
 )
 
 from pyllmdecode.params import SamplingParams
-from pyllmdecode.reference import exponents, kept_tokens, masses, process_logits, sample_step
+from pyllmdecode.reference import exponents, kept_tokens, masses, process_logits
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.7, 1.0, 3.3, 100.0])

@@ -10,10 +10,10 @@ import torch
 from cases import INF, NAN
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rows import EMPTY, floats, ids, normal, one_row, tokens
+from rows import EMPTY, floats, ids, normal, one_row, sample_step, tokens
 
 from pyllmdecode.params import SamplingParams
-from pyllmdecode.reference import edit_row, kept_tokens, masses, process_logits, sample_step
+from pyllmdecode.reference import edit_row, kept_tokens, masses, process_logits
 from pyllmdecode.reference.edits import ngram_bans
 from pyllmdecode.reference.philox import as_bits, high64, random_bits
 from pyllmdecode.tables import EMPTY_ROW, NAN_LOGITS
