@@ -79,6 +79,7 @@ def test_parameters_come_back(backend):
     assert kinds == [0] * 8 + [1, 1, 1, 0, 0] and sampler.params(slot) == params
 
 
+@pytest.mark.thorough("triton")
 def test_the_default_ends_the_loop(backend):
     tokens, answers, _ = run(backend, LoopPolicy(detection=DETECTION), steps=60)
     assert pld.repetition.detect(tokens, DETECTION).first is None and answers
@@ -89,6 +90,7 @@ def test_escape_forces_its_tokens_once(backend):
     assert tokens == [1, 2, 3, 7, 8, 1, 2, 3] and [answer.stop for _, answer in answers] == [False, True]
 
 
+@pytest.mark.thorough("triton")
 def test_resample_takes_other_random_numbers(backend):
     policy = LoopPolicy(policies.resample(tries=3), DETECTION)
     warm = SamplingParams(temperature=2.0, seed=5)

@@ -109,7 +109,7 @@ class Row : public Candidates<T> {
 
   // Unless the candidates are already the right ones.
   void focus_on_mass(const TopP& rule, float low) {
-    if (low_ >= of_.maximum) return;
+    if (least_ >= of_.maximum) return;
     const bool low_enough = focused_ && rule.enough(total());
     const bool high_enough = head_.count == 0 || !rule.enough(above(next_above(high_)));
     if (low_enough && high_enough) return;
@@ -131,7 +131,7 @@ class Row : public Candidates<T> {
 
   template <class Rule>
   float threshold(const Rule& rule) {
-    if (low_ >= of_.maximum) return low_;
+    if (least_ >= of_.maximum) return least_;
     if (!focused_) collect(low_);
     std::memcpy(s_.bracket, s_.values, candidates_ * sizeof(float));
     if (Rule::kNeedsMass) {
