@@ -65,8 +65,10 @@ void run_held(const Step& step, const Shape& shape, bool rest) {
   Group::Team team(shape.blocks, sizeof(Shared<Group>) + (kResident ? size_t(shape.slice) * 4 : 0));
   team.omitted = omitted_barrier;
   run(team, step, [&](Group& g, Shared<Group>& s, int row) {
-    if (rest && step.outputs[step.rows + row] != kLeft) return;
-    g.sync_cluster();  // all have looked before one of them writes
+    if (rest) {
+      if (step.outputs[step.rows + row] != kLeft) return;
+      g.sync_cluster();  // all have looked before one of them writes
+    }
     sample_step<T, kResident, Group>(g, s, step, shape, row);
   });
 }

@@ -86,11 +86,12 @@ Results on_cpu(const Case& it, const Rows& rows, const Matrix& matrix, const std
                                it.scores ? uniforms.data() : nullptr};
   const bool raw = it.flags & pld::kSayRaw;
   if (raw) out.ranks.resize(n);
-  pld::sample(logits, requests,
-              {out.tokens.data(), out.kept.data(), out.status.data(), raw ? nullptr : out.logprobs.data(),
-               raw ? out.logprobs.data() : nullptr, raw ? out.ranks.data() : nullptr, nullptr, nullptr,
-               raw ? pld::kRaw : pld::kProcessed, 0, 0},
-              1);
+  pld::Outputs to{};
+  to.token_ids = out.tokens.data(), to.kept = out.kept.data(), to.status = out.status.data();
+  (raw ? to.raw_logprobs : to.logprobs) = out.logprobs.data();
+  to.ranks = raw ? out.ranks.data() : nullptr;
+  to.kind = raw ? pld::kRaw : pld::kProcessed;
+  pld::sample(logits, requests, to, 1);
   if (it.scores) {
     out.scores.resize(n * vocab);
     pld::process_logits(logits, requests, out.scores.data(), vocab, 1);
