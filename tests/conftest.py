@@ -28,7 +28,7 @@ VARIANTS = {"cpu": ("baseline", "avx2", "avx512"), "triton": ("served", "small")
 if not GPU:
     VARIANTS["cuda"] = (None, "threads")
 THOROUGH = {"threads"}  # variants that only --thorough tries
-QUICK_SHARE = 10  # without it Triton's interpreter tries one in so many of a test's parameters
+QUICK_SHARE = 16  # without it Triton's interpreter tries one in so many of a test's parameters
 
 hasten()
 
